@@ -1,0 +1,1 @@
+"""Speed of the tumour step and of the whole therapy step: ``python -m benchmarks``; see README.md beside this file."""

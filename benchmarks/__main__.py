@@ -1,0 +1,118 @@
+"""``python -m benchmarks``: run the cases, print one table, write one JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from glioma_pde.errors import GliomaError
+
+from .kernels import tumour_cases
+from .machine import Copies, choose_device, describe
+from .therapy import CONFIG, therapy_cases
+from .timing import FULL, QUICK, Case
+
+RESULTS = Path(__file__).parent / "results"
+COPIES_PER_SAMPLE = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, measure, print, write; the exit status."""
+    options = _parser().parse_args(argv)
+    if any(n < 8 for n in options.sizes) or (options.copy_mib is not None and options.copy_mib < 1):
+        print("error: --sizes takes numbers from 8 on, --copy-mib from 1 on", file=sys.stderr)
+        return 2
+    try:
+        result = measure(options)
+        path = options.out or _default_path(result)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except (GliomaError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(result))
+    print(f"\nwritten: {path}")
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All cases asked for, with copies between them, as the content of a result file."""
+    effort = QUICK if options.quick else FULL
+    device = choose_device(options.device)
+    with jax.enable_x64(False), jax.default_device(device):  # float32 throughout, as runs are by default
+        head = describe(device)
+        copies = Copies(device, options.copy_mib or (128 if device.platform == "cpu" else 1024))
+        copies.sample(COPIES_PER_SAMPLE)
+        cases: list[Case] = []
+        for n in options.sizes:
+            cases += tumour_cases(n, effort)
+            copies.sample(COPIES_PER_SAMPLE)
+        ratios: dict[str, float] = {}
+        if not options.no_therapy:
+            alone, whole, with_ledger = window = therapy_cases(options.config, effort)
+            cases += window
+            copies.sample(COPIES_PER_SAMPLE)
+            ratios = {
+                "therapy_step_per_tumour_step": whole.ms_per_step / alone.ms_per_step,
+                "therapy_step_with_ledger_per_tumour_step": with_ledger.ms_per_step / alone.ms_per_step,
+            }
+    copy = copies.result()
+    limit = copy["limit_million_cell_steps_per_s"]
+    return head | {
+        "quick": options.quick,
+        "copy": copy,
+        "cases": [case.result(limit) for case in cases],
+        "ratios": ratios,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as text."""
+    device, copy = result["device"], result["copy"]
+    kinds = ", ".join(f"{name} {v['median']:.1f}" for name, v in copy["gb_per_s"].items())
+    lines = [
+        f"{result['date_utc']}  {device['platform']} ({device['kind']}), {result['machine']['cores']} × "
+        f"{result['machine']['processor']}, jax {result['versions']['jax']}, {result['git_revision']}",
+        f"copy [GB/s]: {kinds}; limit at {copy['bytes_per_cell_step']} B per cell-step: "
+        f"{copy['limit_million_cell_steps_per_s']:.0f} million cell-steps/s",
+        "",
+        f"{'case':<32}{'steps':>7}{'ms/step':>10}{'Mcell-steps/s':>15}{'of copy':>9}{'compile s':>11}  sweeps/step",
+    ]
+    for c in result["cases"]:
+        sweeps = ", ".join(
+            f"{k} {v:.1f} (cold {c['sweeps_cold_per_solve'][k] * c['solves_per_step'][k]:.0f})"
+            for k, v in c["sweeps_per_step"].items()
+        )
+        lines.append(
+            f"{c['name']:<32}{c['steps']:>7}{c['ms_per_step']:>10.2f}{c['million_cell_steps_per_s']:>15.0f}"
+            f"{c['fraction_of_copy_limit']:>9.1%}{c['trace_s'] + c['compile_s']:>11.2f}  {sweeps}".rstrip()
+        )
+    lines += [f"{name.replace('_', ' ')}: {value:.1f}" for name, value in result["ratios"].items()]
+    return "\n".join(lines)
+
+
+def _default_path(result: dict[str, Any]) -> Path:
+    stamp = "".join(c for c in result["date_utc"][:19] if c.isalnum())
+    return RESULTS / f"{stamp}_{result['device']['platform']}{'_quick' if result['quick'] else ''}.json"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repeats: shows that it works, not how fast it is")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what JAX chooses")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file (default: in benchmarks/results/)")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[128, 192], metavar="N", help="tumour cases: N³ cells")
+    parser.add_argument("--no-therapy", action="store_true", help="leave the therapy step out")
+    parser.add_argument("--config", type=Path, default=CONFIG, metavar="TOML", help="therapy to time")
+    parser.add_argument("--copy-mib", type=int, metavar="MIB", help="array of the copy (default: 128; 1024 on a GPU)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The tumour step alone, with a diffusivity that varies from cell to cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from glioma_pde.biology.tumour import Tumour
+from glioma_pde.delivery import gaussian
+from glioma_pde.model import Carry, Model
+from glioma_pde.numerics.stepping import SSPRK2, Euler, Stepper
+from glioma_pde.tissue import Tissue
+
+from .timing import Case, Effort, compiled, time_in_turn
+
+STEPPERS: dict[str, tuple[Stepper, int]] = {"euler": (Euler(), 1), "ssprk2": (SSPRK2(), 2)}
+"""Stepper and its evaluations of the right-hand side per step."""
+
+
+def tumour_cases(n: int, effort: Effort) -> list[Case]:
+    """One case per stepper on the head phantom of ``n``³ cells of 1 mm, float32, no ledger."""
+    tissue = Tissue.phantom("head", (n, n, n), 1.0, dtype=jnp.float32)
+    return time_in_turn([_tumour_case(name, tissue, effort) for name in STEPPERS], effort.repeats)
+
+
+def many_steps(model: Model, medium, carry: Carry, dt, steps) -> Carry:
+    """``steps`` steps from day 0; the model is an argument, since XLA would fold constants away."""
+    return lax.fori_loop(0, steps, lambda k, c: model.step(c, medium, k * dt, dt), carry)
+
+
+def _tumour_case(name: str, tissue: Tissue, effort: Effort) -> tuple[Case, Callable[[], Any]]:
+    stepper, stages = STEPPERS[name]
+    model = Model(tissue, [Tumour()], stepper=stepper, ledger=False)
+    grid = tissue.grid
+    medium = jax.jit(Model.prepare)(model)
+    sigma = jnp.asarray(0.1 * grid.shape[0], jnp.float32)
+    carry = model.start({"tumour": 0.9 * gaussian(grid, jnp.zeros(3, jnp.float32), sigma)})
+    dt = jnp.asarray(min(0.5, model.largest_step()), jnp.float32)
+    cells = int(np.prod(grid.shape))
+    steps = int(np.clip(effort.cell_steps / (cells * stages), 3, 200))
+    args = (model, medium, carry, dt, jnp.asarray(steps, jnp.int32))
+    program, trace_s, compile_s = compiled(many_steps, *args)
+    case = Case(
+        name=f"tumour_{name}_{n_text(grid.shape)}",
+        shape=grid.shape,
+        cells=cells,
+        cells_inside=int(np.asarray(tissue.mask).sum()),
+        stages=stages,
+        ledger=False,
+        steps=steps,
+        trace_s=trace_s,
+        compile_s=compile_s,
+    )
+    return case, lambda: program(*args)
+
+
+def n_text(shape: tuple[int, ...]) -> str:
+    """``128`` for a cube, ``121x119x110`` for another box."""
+    return str(shape[0]) if len(set(shape)) == 1 else "x".join(map(str, shape))

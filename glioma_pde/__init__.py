@@ -1,0 +1,106 @@
+"""Continuum PDE model of brain tumours under stem-cell therapy: the public names.
+
+They are imported when first used, so that ``glioma-pde check`` starts without JAX.
+"""
+
+# ruff: noqa: F401
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .biology.attractant import Attractant
+    from .biology.carriers import Carriers
+    from .biology.drug import Drug
+    from .biology.laws import (
+        Additive,
+        Bliss,
+        Exponential,
+        FluxLimited,
+        Gompertz,
+        Hill,
+        Linear,
+        LinearSensing,
+        LogarithmicSensing,
+        Logistic,
+        ReceptorSensing,
+    )
+    from .biology.prodrug import Boluses, Courses, Prodrug
+    from .biology.resistance import Resistance
+    from .biology.surgery import Resections, ThresholdResections
+    from .biology.temozolomide import OralDoses, Temozolomide
+    from .biology.tumour import Tumour
+    from .build import build
+    from .config import load as load_config
+    from .delivery import CarrierDoses, Schedule
+    from .errors import ConfigError, GliomaError
+    from .grid import Grid
+    from .io.atlas import mni152
+    from .io.hdf5 import RunFile
+    from .io.nifti import tissue_from_nifti
+    from .model import Model
+    from .run import run
+    from .schedule import make_plan, stack
+    from .solve import Solution, simulate, solve
+    from .tissue import Tissue
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "biology.attractant": ["Attractant"],
+    "biology.carriers": ["Carriers"],
+    "biology.drug": ["Drug"],
+    "biology.laws": [
+        "Logistic", "Gompertz", "Exponential", "Hill", "Linear",
+        "LinearSensing", "ReceptorSensing", "LogarithmicSensing", "FluxLimited", "Additive", "Bliss",
+    ],
+    "biology.prodrug": ["Boluses", "Courses", "Prodrug"],
+    "biology.resistance": ["Resistance"],
+    "biology.surgery": ["Resections", "ThresholdResections"],
+    "biology.temozolomide": ["OralDoses", "Temozolomide"],
+    "biology.tumour": ["Tumour"],
+    "build": ["build"],
+    "config": ["load_config"],
+    "delivery": ["CarrierDoses", "Schedule"],
+    "errors": ["ConfigError", "GliomaError"],
+    "grid": ["Grid"],
+    "io.atlas": ["mni152"],
+    "io.hdf5": ["RunFile"],
+    "io.nifti": ["tissue_from_nifti"],
+    "model": ["Model"],
+    "run": ["run"],
+    "schedule": ["make_plan", "stack"],
+    "solve": ["Solution", "simulate", "solve"],
+    "tissue": ["Tissue"],
+}  # fmt: skip
+_RENAMED = {"load_config": "load"}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f".{_HOME[name]}", __name__)
+    value = getattr(module, _RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # An import of the file solve.py would otherwise put the module in the place of the function `solve`.
+        if isinstance(value, ModuleType) and _HOME.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

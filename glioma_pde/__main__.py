@@ -1,0 +1,5 @@
+"""``python -m glioma_pde``."""
+
+from .cli import main
+
+raise SystemExit(main())

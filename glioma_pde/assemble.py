@@ -1,0 +1,180 @@
+"""What the sections of a configuration stand for: modules of the model, and events.
+
+A new section needs one line in `MODULES` or in `EVENTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .biology.attractant import Attractant, DynamicAttractant
+from .biology.base import Event
+from .biology.carriers import Carriers
+from .biology.drug import Drug, DynamicDrug
+from .biology.laws import COMBINATION, GROWTH, KILL, SENSING, Combination
+from .biology.prodrug import Boluses, Courses, DynamicProdrug, Prodrug
+from .biology.resistance import Resistance
+from .biology.surgery import Resections, ThresholdResections
+from .biology.temozolomide import OralDoses, Temozolomide
+from .biology.tumour import Tumour
+from .config import Config
+from .delivery import CarrierDoses
+from .parameters import PARAMETERS
+
+Shapes = dict[str, int]
+"""Least numbers of rows of lists, by path, so that arms which differ only in their doses share one program."""
+
+
+BEFORE = -1.0
+"""A day before every run: doses given then are left out of its plan."""
+
+
+def _values(section: Any, prefix: str) -> dict[str, Any]:
+    """The parameters of a section that stand in the table under ``prefix``."""
+    out: dict[str, Any] = {}
+    for key in PARAMETERS:
+        head, _, leaf = key.rpartition(".")
+        if head == prefix and hasattr(section, leaf):
+            out[leaf] = getattr(section, leaf)
+    return out
+
+
+def modules_of(config: Config, dtype, shapes: Shapes) -> list[Any]:
+    """A module for each section that is there."""
+    return [make(config, dtype, shapes) for name, make in MODULES.items() if getattr(config, name) is not None]
+
+
+def _tumour(config: Config, dtype, shapes: Shapes) -> Tumour:
+    crowded = config.carriers is not None and config.carriers.crowding > 0
+    growth: Any = GROWTH[config.tumour.growth]()
+    return Tumour(**_values(config.tumour, "tumour"), growth=growth, one_sided_growth=crowded)
+
+
+def _carriers(config: Config, dtype, shapes: Shapes) -> Carriers:
+    c = config.carriers
+    sensing = SENSING.get(c.taxis.kind)
+    taxis = None if sensing is None else sensing(**_values(c.taxis, "carriers.taxis"))
+    values: dict[str, Any] = _values(c, "carriers")
+    for name in ("proliferation_per_day", "tumour_kill_per_day", "drug_sensitivity"):
+        values[name] = values[name] or None  # a rate of zero is not computed at all
+    return Carriers(**values, taxis=taxis, volume_filling=c.volume_filling)
+
+
+def _attractant(config: Config, dtype, shapes: Shapes) -> Attractant:
+    kind = DynamicAttractant if config.attractant.dynamics == "dynamic" else Attractant
+    return kind(**_values(config.attractant, "attractant"), tolerance=config.numerics.elliptic_tolerance)
+
+
+def _prodrug(config: Config, dtype, shapes: Shapes) -> Prodrug:
+    p = config.prodrug
+    courses = Courses(*_columns(p.courses, Courses, shapes.get("prodrug.courses", 0), dtype))
+    boluses = Boluses(*_columns(p.boluses, Boluses, shapes.get("prodrug.boluses", 0), dtype))
+    values = _values(p, "prodrug")
+    if p.dynamics == "dynamic":
+        return DynamicProdrug(courses, boluses, **values)
+    del values["diffusivity_mm2_per_day"]
+    return Prodrug(courses, boluses, **values, depletable=p.depletable)
+
+
+def _drug(config: Config, dtype, shapes: Shapes) -> Drug:
+    kill = _kill(config.drug.kill, "drug.kill")
+    kind = DynamicDrug if config.drug.dynamics == "dynamic" else Drug
+    return kind(**_values(config.drug, "drug"), kill=kill, tolerance=config.numerics.elliptic_tolerance)
+
+
+def _temozolomide(config: Config, dtype, shapes: Shapes) -> Temozolomide:
+    t = config.temozolomide
+    rows = t.single_doses()
+    rows = rows + [(BEFORE, 0.0)] * (shapes.get("temozolomide.doses", 0) - len(rows))
+    table = jnp.asarray(rows, dtype).reshape(-1, 2)
+    kill = _kill(t.kill, "temozolomide.kill")
+    return Temozolomide(OralDoses(table[:, 0], table[:, 1]), **_values(t, "temozolomide"), kill=kill)
+
+
+def _kill(section: Any, prefix: str) -> Any:
+    law: dict[str, Any] = _values(section, prefix)
+    if law.get("hill") == 1.0:
+        law["hill"] = None
+    return KILL[section.kind](**law)
+
+
+MODULES: dict[str, Callable[[Config, Any, Shapes], Any]] = {
+    "tumour": _tumour,
+    "carriers": _carriers,
+    "attractant": _attractant,
+    "prodrug": _prodrug,
+    "drug": _drug,
+    "resistance": lambda config, dtype, shapes: Resistance(**_values(config.resistance, "resistance")),
+    "temozolomide": _temozolomide,
+}
+"""What makes a module of each section that switches one on."""
+
+
+def combination_of(config: Config) -> Combination | None:
+    """What several drugs do together; ``None``: the default."""
+    together = None if config.temozolomide is None else config.temozolomide.combination
+    law: Any = None if together is None else COMBINATION[together]()
+    return law
+
+
+def events_of(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
+    """Everything that happens at an instant, injections first."""
+    for name, make in EVENTS.items():
+        if getattr(config, name) is not None:
+            yield from make(config, dtype, shapes)
+
+
+def _injections(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
+    for i, injection in enumerate(config.schedule.injections):
+        yield _doses(injection, shapes.get(f"schedule.injections[{i}]", 0), dtype)
+
+
+def _resections(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
+    for kind, rows in config.surgery.by_kind().items():
+        missing = shapes.get(f"surgery.{kind}", 0) - len(rows)
+        nowhere = [0.0] * len(rows[0].centre_mm)
+
+        def column(name: str, fill: Any, rows=rows, missing=missing) -> Array:
+            return jnp.asarray([getattr(r, name) for r in rows] + [fill] * missing, dtype)
+
+        common = {
+            "day": column("day", BEFORE),
+            "centre_mm": column("centre_mm", nowhere),
+            "radius_mm": column("radius_mm", 0.0),
+            "margin_mm": column("margin_mm", 0.0),
+            "removed_fraction": column("removed_fraction", 0.0),
+            "edge_mm": jnp.asarray(config.surgery.edge_mm, dtype),
+        }
+        yield (
+            Resections(**common)
+            if kind == "balls"
+            else ThresholdResections(**common, threshold=column("at_threshold", 1.0))
+        )
+
+
+EVENTS: dict[str, Callable[[Config, Any, Shapes], Iterator[Event]]] = {
+    "schedule": _injections,
+    "surgery": _resections,
+}
+"""What makes the events of each section that has some; injections come first."""
+
+
+def _columns(rows: Sequence[Any], kind: type, least: int, dtype) -> list[Array]:
+    """The rows as arrays, one for each attribute of ``kind``; windows and doses of zero fill up to ``least`` rows."""
+    missing = [0.0] * (least - len(rows))
+    return [jnp.asarray([getattr(r, n.name) for r in rows] + missing, dtype) for n in fields(kind)]
+
+
+def _doses(injection: Any, least: int, dtype) -> CarrierDoses:
+    days = injection.all_days()
+    days = days + [BEFORE] * (least - len(days))
+    doses = CarrierDoses.at_sites(
+        days, injection.cells, injection.sites_mm, injection.sigma_mm, injection.retained_fraction
+    )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), doses)

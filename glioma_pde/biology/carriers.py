@@ -1,0 +1,124 @@
+"""Stem-cell carriers: random motility, taxis towards the tumour, loss, and direct killing.
+
+∂t s = ∇·(D_s(x)∇s − v(a) φ(s)) + ρ_s s(1 − N)₊ − δ_s s − ε_c E(c) s,
+and tumour cells die at the rate κ_a s/(1 + h s).  φ(s) = s, or s (1 − N_cells)₊ with volume filling, where N_cells
+counts all cells with weight one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import Array
+
+from ..numerics.diffusion import materialise, outflow_rate
+from ..numerics.taxis import advection_rate, face_speed_factor, gradient, gradient_magnitude2
+from ..parameters import default
+from ..tissue import Tissue
+from .base import DENSEST, Context, Fields, FieldSpec, Flux, Hazard, Module, Quantities, Transfer, soft_zero
+from .laws import FluxLimited, Sensing
+from .tumour import face_conductances
+
+
+class Carriers(Module):
+    """Carrier density s, as a fraction of the carrying capacity K.
+
+    Attributes:
+        taxis: sensing law, or ``None`` for random motility alone.
+        volume_filling: carriers neither move nor grow into full tissue; keeps carriers alone ≤ 1.
+
+    Rates that are ``None`` are switched off: their transfers are neither computed nor kept in the ledger.
+    """
+
+    name: ClassVar[str] = "carriers"
+    fields: ClassVar = (FieldSpec("carriers", "1", "stem-cell carrier density, fraction of the carrying capacity"),)
+    uses: ClassVar = ("attractant", "attractant_scale", "kill_rate", "cells")
+
+    diffusivity_white_mm2_per_day: Array | float = default("carriers.diffusivity_white_mm2_per_day")
+    diffusivity_grey_mm2_per_day: Array | float = default("carriers.diffusivity_grey_mm2_per_day")
+    proliferation_per_day: Array | float | None = default("carriers.proliferation_per_day")
+    loss_per_day: Array | float = default("carriers.loss_per_day")
+    crowding: Array | float = default("carriers.crowding")
+    tumour_kill_per_day: Array | float | None = default("carriers.tumour_kill_per_day")
+    tumour_kill_saturation: Array | float = default("carriers.tumour_kill_saturation")
+    drug_sensitivity: Array | float | None = default("carriers.drug_sensitivity")
+    diffusivity_map: Array | None = None
+    taxis: Sensing | None = FluxLimited()
+    volume_filling: bool = eqx.field(static=True, default=False)
+
+    def occupies(self):
+        return {"carriers": self.crowding}
+
+    def prepare(self, tissue: Tissue):
+        g = face_conductances(
+            tissue, self.diffusivity_map, self.diffusivity_white_mm2_per_day, self.diffusivity_grey_mm2_per_day
+        )
+        open_faces = tissue.open_faces()
+        return {"g": g, "open": open_faces, "factor": face_speed_factor(tissue.grid, open_faces)}
+
+    def transfers(self, x: Fields, q: Quantities, at: Context):
+        s = x["carriers"]
+        crowding = q["cells"] if self.volume_filling else q["crowding"]
+        out = [Transfer("carrier_loss", "carriers", None, self.loss_per_day * s)]
+        if self.proliferation_per_day is not None:
+            growth = self.proliferation_per_day * s * soft_zero(1.0 - crowding)
+            out.append(Transfer("carrier_growth", None, "carriers", growth))
+        if self.drug_sensitivity is not None and "kill_rate" in q:
+            out.append(Transfer("carrier_suicide", "carriers", None, self.drug_sensitivity * q["kill_rate"] * s))
+        return tuple(out)
+
+    def hazards(self, x: Fields, q: Quantities, at: Context):
+        if self.tumour_kill_per_day is None:
+            return ()
+        s = x["carriers"]
+        kill = self.tumour_kill_per_day * s / (1.0 + self.tumour_kill_saturation * s)
+        return (Hazard("carrier_kill", kill, drug=False),)
+
+    def fluxes(self, x: Fields, q: Quantities, at: Context):
+        g, open_faces, factor = at.medium["g"], at.medium["open"], at.medium["factor"]
+        if self.taxis is None or "attractant" not in q:
+            return (Flux("carriers", g=g),)
+        velocity = self._velocity(q["attractant"], q["attractant_scale"], open_faces, at)
+        occupied = q["cells"] if self.volume_filling else None
+        return (Flux("carriers", g=g, velocity=velocity, factor=factor, occupied=occupied),)
+
+    def _velocity(self, a: Array, scale: Array, open_faces, at: Context):
+        assert self.taxis is not None
+        potential = materialise(self.taxis.potential(a, scale))
+        slope = materialise(gradient(at.grid, potential, open_faces))
+        limited = self.taxis.largest_speed is not None
+        magnitude2 = gradient_magnitude2(slope) if limited else (None,) * len(slope)
+        return materialise(tuple(self.taxis.velocity(s, m2) for s, m2 in zip(slope, magnitude2, strict=True)))
+
+    def loss_bound(self, at: Context, limits: Mapping[str, Array]):
+        rate = self.loss_per_day + (0.0 if self.proliferation_per_day is None else self.proliferation_per_day)
+        if self.taxis is not None and "attractant_scale" in limits:
+            speed = self.taxis.largest_speed
+            if speed is None:
+                largest = self.taxis.largest_step(limits["attractant_scale"])
+                assert largest is not None  # a sensing law bounds its speed or its step
+                speed = largest / min(at.grid.spacing_mm)
+            rate = rate + speed * advection_rate(at.grid, at.medium["factor"])
+        if self.drug_sensitivity is not None:
+            rate = rate + self.drug_sensitivity * limits.get("kill_rate", 0.0)
+        return {"carriers": (outflow_rate(at.grid, at.medium["g"]), rate)}
+
+    def hazard_bounds(self, at: Context, limits: Mapping[str, Array]):
+        if self.tumour_kill_per_day is None:
+            return ()
+        kill = DENSEST * self.tumour_kill_per_day / (1.0 + DENSEST * self.tumour_kill_saturation)
+        return (Hazard("carrier_kill", jnp.asarray(kill), drug=False),)
+
+    def without_carriers(self):
+        return Remnant(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+
+class Remnant(Carriers):
+    """What is left of the carriers when less than one cell is: it fades in place."""
+
+    def fluxes(self, x: Fields, q: Quantities, at: Context):
+        return ()

@@ -1,0 +1,294 @@
+"""From a checked configuration to the objects that run: tissue, model, initial fields, schedule."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .assemble import Shapes, combination_of, events_of, modules_of
+from .biology.base import Observable
+from .config import Config
+from .config.base import Section
+from .config.sections import SECTIONS
+from .delivery import NARROWEST, CarrierDoses, Schedule, gaussian
+from .errors import ConfigError
+from .grid import Grid
+from .io.atlas import mni152
+from .io.nifti import read_image, tissue_from_nifti
+from .model import Model
+from .numerics.lattice import speed_excess
+from .numerics.stepping import RKL2, SSPRK2, Euler
+from .observe import observables
+from .schedule import Plan, make_plan
+from .tissue import Tissue
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One arm, ready to run.
+
+    Attributes:
+        days: instants at which observables are taken [day].
+        frames: which of them also store the fields.
+        background: display image and its affine, of the whole anatomy.
+        warnings: what the user should know before trusting the run.
+    """
+
+    config: Config
+    model: Model
+    initial: dict[str, Array]
+    schedule: Schedule
+    plan: Plan
+    days: np.ndarray
+    frames: frozenset[int]
+    background: tuple[np.ndarray, np.ndarray] | None
+    step_days: float
+    warnings: tuple[str, ...]
+    shapes: Shapes
+
+    @property
+    def observables(self) -> tuple[Observable, ...]:
+        """All scalars that a run of this arm may give."""
+        return observables(self.model, self.schedule.events)
+
+
+def common_shapes(arms: Sequence[Config]) -> Shapes:
+    """The least shapes that serve all ``arms``."""
+    shapes: Shapes = {}
+    for arm in arms:
+        for name in SECTIONS:
+            section = getattr(arm, name)
+            for path, n in section.rows().items() if isinstance(section, Section) else ():
+                shapes[f"{name}.{path}"] = max(n, shapes.get(f"{name}.{path}", 0))
+    return shapes
+
+
+def build(
+    config: Config,
+    tissue: Tissue | None = None,
+    initial: dict[str, Any] | None = None,
+    shapes: Shapes | None = None,
+) -> Experiment:
+    """Everything that ``config`` describes.
+
+    Args:
+        tissue, initial: take the place of the configured anatomy and initial tumour (a run repeated from its
+            own file, or from Python).
+        shapes: `common_shapes` of the arms that run together.
+
+    Raises:
+        ConfigError: for what can only be seen with the anatomy at hand: sites outside the brain, doses
+            that do not fit into the tissue, footprints narrower than the grid resolves.
+    """
+    dtype = jnp.dtype(config.numerics.precision)
+    if dtype == jnp.float64 and not jax.config.read("jax_enable_x64"):
+        raise ConfigError(["numerics.precision: float64 needs jax.config.update('jax_enable_x64', True) first"])
+    shapes = shapes or {}
+    background = None
+    if tissue is None:
+        tissue, background = make_tissue(config, dtype)
+    model = Model(
+        tissue,
+        modules_of(config, dtype, shapes),
+        config.capacity_cells_per_mm3,
+        _stepper(config),
+        config.numerics.ledger,
+        combination_of(config),
+    )
+    schedule = Schedule(tuple(events_of(config, dtype, shapes)))
+    problems = [*_outside(config, tissue), *_too_dense(config, model, schedule)]
+    if initial is None:
+        initial = _initial(config, tissue, dtype, problems)
+    if problems:
+        raise ConfigError(problems, config.title)
+    days, frames = _days(config)
+    longest = model.largest_steps()
+    step = min(config.time.step_days, *longest.values())
+    warnings = _warnings(config, tissue, longest)
+    plan = make_plan(model, schedule, days.tolist(), step)
+    return Experiment(config, model, initial, schedule, plan, days, frames, background, step, tuple(warnings), shapes)
+
+
+def make_tissue(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.ndarray] | None]:
+    """The computed window, and the whole anatomy's display image with its affine."""
+    t = config.tissue
+    if t.kind == "radial":
+        return Tissue.radial(
+            max(4, round(t.radius_mm / t.spacing_mm)), t.spacing_mm, t.white_fraction, dtype=dtype
+        ), None
+    if t.kind == "phantom":
+        shape = tuple(t.shape)
+        return Tissue.phantom(t.geometry, shape, t.spacing_mm, white_fraction=t.white_fraction, dtype=dtype), None
+    if t.kind == "mni152":
+        whole = _atlas(t.spacing_mm, dtype)
+    else:
+        folder = Path(config.folder)
+        paths: Any = {n: None if getattr(t, n) is None else folder / getattr(t, n) for n in _NIFTI_MAPS}
+        whole = tissue_from_nifti(
+            paths["white"], paths["grey"], paths["csf"], paths["mask"], paths["background"],
+            spacing_mm=t.spacing_mm, scale=t.scale, dtype=dtype,
+        )  # fmt: skip
+    image = np.asarray(whole.white if whole.background is None else whole.background, np.float32)
+    scaled = np.round(255 * image / max(float(image.max()), 1e-30)).astype(np.uint8)
+    background = (scaled, whole.grid.matrix)
+    window = t.window
+    cut = whole.crop_to_mask() if window is None else whole.window(window.centre_mm, window.half_width_mm)
+    return cut, background
+
+
+@functools.lru_cache(maxsize=1)
+def _atlas(spacing_mm: float, dtype) -> Tissue:
+    """The atlas, read once for all arms."""
+    return mni152(spacing_mm, dtype)
+
+
+_NIFTI_MAPS = ("white", "grey", "csf", "mask", "background")
+
+
+def _stepper(config: Config):
+    n = config.numerics
+    return RKL2(stages=n.stages) if n.stepper == "rkl2" else {"ssprk2": SSPRK2, "euler": Euler}[n.stepper]()
+
+
+def _initial(config: Config, tissue: Tissue, dtype, problems: list[str]) -> dict[str, Array]:
+    start = config.tumour.initial
+    if start.kind == "nifti":
+        values, affine = read_image(Path(config.folder) / start.path)
+        full = tissue.full_grid or tissue.grid
+        if values.shape != full.shape or not np.allclose(affine, full.matrix, atol=1e-3):
+            problems.append(
+                f"tumour.initial.path: {start.path} is not in the space of the tissue "
+                f"(shape {values.shape} against {full.shape}); resample it first"
+            )
+            return {}
+        if values.min() < 0 or values.max() > 1:
+            problems.append("tumour.initial.path: densities must lie between 0 and 1 (fractions of capacity)")
+            return {}
+        begin = tissue.window_start or (0,) * full.ndim
+        box = tuple(slice(a, a + n) for a, n in zip(begin, tissue.grid.shape, strict=True))
+        return {"tumour": jnp.asarray(values[box], dtype)}
+    inside = jnp.asarray(tissue.mask, dtype)
+    shape = gaussian(tissue.grid, jnp.asarray(start.centre_mm, dtype), jnp.asarray(start.sigma_mm, dtype)) * inside
+    if start.peak is not None:
+        # cell means of a Gaussian peak a little below its centre value
+        return {"tumour": start.peak * shape}
+    total = float(tissue.grid.integrate(shape))
+    if total <= 0:
+        return {}
+    u = shape * (start.cells / config.capacity_cells_per_mm3 / total)
+    if float(u.max()) > 1:
+        problems.append(
+            f"tumour.initial: {start.cells:g} cells with sigma_mm = {start.sigma_mm:g} reach {float(u.max()):.2f} of the "
+            "carrying capacity; widen sigma_mm"
+        )
+    return {"tumour": u}
+
+
+def _outside(config: Config, tissue: Tissue) -> list[str]:
+    """Points that do not lie in the tissue."""
+    mask, grid = np.asarray(tissue.mask), tissue.grid
+    sections = {name: getattr(config, name) for name in SECTIONS if isinstance(getattr(config, name), Section)}
+    places = [(f"{name}.{path}", point) for name, section in sections.items() for path, point in section.places()]
+    problems = []
+    for path, point in places:
+        index = np.round(grid.index_of(point)).astype(int) if grid.geometry != "radial" else np.array([0])
+        inside = np.all(index >= 0) and np.all(index < grid.shape)
+        if not inside:
+            problems.append(f"{path}: {point} mm lies outside the computed window")
+        elif not mask[tuple(index)]:
+            nearest = _nearest_inside(mask, grid, index)
+            problems.append(f"{path}: {point} mm is not in brain tissue; the nearest tissue is at {nearest} mm")
+    for i, injection in enumerate(config.schedule.injections):
+        if injection.sigma_mm < NARROWEST * max(grid.spacing_mm):
+            problems.append(
+                f"schedule.injections[{i}].sigma_mm: {injection.sigma_mm:g} mm is under half the grid spacing of "
+                f"{max(grid.spacing_mm):g} mm, which cannot resolve it"
+            )
+    return problems
+
+
+def _nearest_inside(mask: np.ndarray, grid: Grid, index: np.ndarray) -> list[float]:
+    cells = np.argwhere(mask)
+    distance = (((cells - index) * np.asarray(grid.spacing_mm)) ** 2).sum(axis=1)
+    best = cells[int(np.argmin(distance))]
+    matrix = grid.matrix
+    return [round(float(v), 1) for v in matrix[: grid.ndim, : grid.ndim] @ best + matrix[: grid.ndim, 3]]
+
+
+def _peak(model: Model, doses: CarrierDoses) -> float:
+    capacity = jnp.asarray(model.capacity_cells_per_mm3)
+    return float(jnp.max(doses.density(model.tissue, capacity, jnp.asarray(0))[0]))
+
+
+def _wide_enough(model: Model, doses: CarrierDoses, sigma_mm: float, peak: float) -> float | None:
+    """The least width [mm] at which the dose fits into the tissue, if there is one within its size."""
+    grid = model.tissue.grid
+    wide, size = sigma_mm, max(n * h for n, h in zip(grid.shape, grid.spacing_mm, strict=True))
+    while peak > 0.995:
+        wide *= max(1.01, peak ** (1 / grid.ndim))
+        if wide > size:
+            return None
+        peak = _peak(model, eqx.tree_at(lambda d: d.sigma_mm, doses, jnp.full_like(doses.sigma_mm, wide)))
+    return float(np.ceil(100 * wide) / 100)
+
+
+def _too_dense(config: Config, model: Model, schedule: Schedule) -> list[str]:
+    """Doses whose footprint alone would exceed the carrying capacity."""
+    problems = []
+    deliveries = [e for e in schedule.events if isinstance(e, CarrierDoses)]
+    for i, (injection, doses) in enumerate(zip(config.schedule.injections, deliveries, strict=True)):
+        peak = _peak(model, doses)
+        if not np.isfinite(peak):
+            problems.append(f"schedule.injections[{i}]: a site's footprint does not reach any tissue")
+        elif peak > 1:
+            wide = _wide_enough(model, doses, injection.sigma_mm, peak)
+            sites = f"about {int(np.ceil(len(injection.sites_mm) * peak))} sites apart from each other"
+            advice = f"use {sites}" if wide is None else f"use sigma_mm of at least {wide:.2f}, or {sites}"
+            problems.append(
+                f"schedule.injections[{i}]: {injection.cells:g} cells reach {peak:.2f} of the carrying capacity; {advice}"
+            )
+    return problems
+
+
+def _days(config: Config) -> tuple[np.ndarray, frozenset[int]]:
+    time = config.time
+
+    def every(step: float) -> np.ndarray:
+        return np.append(np.arange(0.0, time.end_day - 1e-9 * time.end_day, step), time.end_day)
+
+    compared = [day for day in config.outcome.compare_days if day <= time.end_day]
+    frames = np.unique(np.concatenate([every(time.frame_every_days), time.frames_days, compared]))
+    days = np.unique(np.concatenate([frames, every(time.observe_every_days)]))
+    return days, frozenset(int(i) for i in np.searchsorted(days, frames))
+
+
+def _warnings(config: Config, tissue: Tissue, longest: dict[str, float]) -> list[str]:
+    out = []
+    field = min(longest, key=lambda name: longest[name])
+    if longest[field] < config.time.step_days * (1 - 1e-12):
+        quick = getattr(getattr(config, field, None), "dynamics", "") == "dynamic"
+        out.append(
+            f"time step shortened from {config.time.step_days:g} to {longest[field]:.4g} days, the longest that keeps "
+            f"every field non-negative (here {field})"
+            + (f"; with {field}.dynamics = 'quasi_steady' it may be longer" if quick else "")
+        )
+    t = config.tumour
+    if t.growth == "logistic" and t.proliferation_per_day > 0:
+        for name, d in (("white", t.diffusivity_white_mm2_per_day), ("grey", t.diffusivity_grey_mm2_per_day)):
+            present = bool(np.any(np.asarray(getattr(tissue, name)) > 0.5))
+            excess = speed_excess(d, t.proliferation_per_day, max(tissue.grid.spacing_mm)) if d > 0 and present else 0.0
+            if excess > 0.05:
+                out.append(
+                    f"the grid of {max(tissue.grid.spacing_mm):g} mm makes fronts in {name} matter "
+                    f"{100 * excess:.0f} % too fast; refine tissue.spacing_mm"
+                )
+    return out

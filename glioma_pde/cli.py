@@ -1,0 +1,351 @@
+"""The command line: run · resume · plot · check · info · export.
+
+Exit codes: see `EXIT_CODES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, config, signals
+from .config.size import LARGE, estimate
+from .errors import ConfigError, GliomaError, Interrupted
+from .io._files import in_units, require_room
+
+if TYPE_CHECKING:
+    from .run import Result
+
+EXIT_CODES = """exit codes:
+  0    done
+  1    failed: one sentence on standard error says why; what was written before is kept
+  2    wrong configuration or command line; nothing was written
+  130  interrupted by Ctrl-C (SIGINT)
+  143  ended by SIGTERM
+After 130 and 143 the run is saved as it stood; the message gives the command that resumes it.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``glioma-pde``; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        with signals.ending():
+            return args.action(args) or 0
+    except GliomaError as error:
+        print(f"glioma-pde: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        print("\nglioma-pde: interrupted; files written so far are kept.", file=sys.stderr)
+        return 143 if isinstance(error, signals.Terminated) else 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="glioma-pde",
+        description="Brain tumours under stem-cell therapy: simulate, look, compare.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"glioma_pde {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="simulate every arm of a configuration (or repeat a run file)")
+    run.add_argument("config", help="CONFIG.toml, or FILE.h5 to repeat that run")
+    run.add_argument("--out", help="folder for the results (default: results/<name of the configuration>)")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets", help="override a value"
+    )
+    run.add_argument("--arm", action="append", default=[], help="run this arm only (repeatable)")
+    run.add_argument("--no-figures", action="store_true", help="write HDF5 files only")
+    run.set_defaults(action=_run)
+
+    resume = commands.add_parser("resume", help="go on with an interrupted run")
+    resume.add_argument("file", help="the run's FILE.h5 (its .checkpoint lies beside it)")
+    resume.set_defaults(action=_resume)
+
+    plot = commands.add_parser("plot", help="figures from run files alone")
+    plot.add_argument("files", nargs="+", help="one or more FILE.h5, compared in the same figures")
+    plot.add_argument("--out", help="folder for the figures (default: beside the first file)")
+    plot.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
+    plot.add_argument("--no-animation", action="store_true")
+    plot.set_defaults(action=_plot)
+
+    check = commands.add_parser("check", help="check a configuration without running it")
+    check.add_argument("config")
+    check.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
+    check.set_defaults(action=_check)
+
+    info = commands.add_parser("info", help="what a run file holds; without a file, the installation")
+    info.add_argument("file", nargs="?")
+    info.set_defaults(action=_info)
+
+    export = commands.add_parser(
+        "export", help="a field of a run file as NIfTI in the patient's space, or XDMF for ParaView"
+    )
+    export.add_argument("file")
+    export.add_argument("--xdmf", action="store_true", help="write the XDMF sidecar")
+    export.add_argument("--field", default="tumour")
+    export.add_argument("--day", type=float, help="day of the frame (default: the last one)")
+    export.add_argument("--nifti", metavar="OUT.nii.gz", help="write this NIfTI file")
+    export.set_defaults(action=_export)
+    return parser
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> int:
+    source = Path(args.config)
+    if source.suffix in (".h5", ".hdf5"):
+        return _run_file(args, source)
+    study = config.load(source, args.sets)
+    names = [c.arm for c in study.arms]
+    unknown = [a for a in args.arm if a not in names]
+    if unknown:
+        raise ConfigError([f"--arm {a}: the configuration has {', '.join(names)}" for a in unknown], str(source))
+    arms = [c for c in study.arms if not args.arm or c.arm in args.arm]
+    out = _folder(args.out or arms[0].output.directory or f"results/{source.stem}")
+    _refuse_what_does_not_fit(arms, out)
+    _prepare(arms)
+    from .build import build, common_shapes
+
+    _heading(study.title)
+    results = []
+    shapes = common_shapes(arms)
+    for k, arm in enumerate(arms):
+        try:
+            experiment = build(arm, shapes=shapes)
+            results.append(_with_progress(experiment, out / f"{arm.arm}.h5", study.text))
+        except Interrupted as error:
+            if rest := [c.arm for c in arms[k + 1 :]]:
+                options = [f"--set={s}" for s in args.sets] + [f"--arm={name}" for name in rest]
+                again = shlex.join(["glioma-pde", "run", str(source), "--out", str(out), *options])
+                error.args = (f"{error}\nThe arms after it, {', '.join(rest)}: {again}",)
+            raise
+    _conclude(results, arms[0], out, figures=not args.no_figures)
+    return 0
+
+
+def _run_file(args: argparse.Namespace, source: Path) -> int:
+    from .io.hdf5 import RunFile
+
+    if args.sets or args.arm:
+        raise ConfigError(["--set and --arm change a configuration, not a run file"], str(source))
+    with RunFile(source) as file:
+        stored = file.config_json
+        text = str(file.attrs.get("config_toml", ""))
+    arm = config.from_json(stored, str(source.parent))
+    out = _folder(args.out or source.parent / "repeated")
+    if (out / f"{arm.arm}.h5").resolve() == source.resolve():
+        raise GliomaError(f"Repeating {source} into its own folder would overwrite it; choose another --out.")
+    _prepare([arm])
+    from .repeat import experiment_from_file
+
+    _heading(arm.title)
+    result = _with_progress(experiment_from_file(source), out / f"{arm.arm}.h5", text)
+    _conclude([result], arm, out, figures=not args.no_figures)
+    return 0
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from .io.hdf5 import RunFile
+
+    path = Path(args.file)
+    with RunFile(path) as file:
+        arm = config.from_json(file.config_json, str(path.parent))
+        status = str(file.attrs["status"])
+    if status != "running":
+        print(f"{path} is complete ({status}); nothing to resume.")
+        return 0
+    _prepare([arm])
+    from .repeat import experiment_from_file
+
+    _heading(arm.title)
+    result = _with_progress(experiment_from_file(path), path, None)
+    _conclude([result], arm, path.parent, figures=False)
+    return 0
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from .plot import plot_runs
+
+    out = _folder(args.out or Path(args.files[0]).parent)
+    for path in plot_runs(args.files, out, tuple(args.format) or ("png",), animation=not args.no_animation):
+        print(path)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    study = config.load(args.config, args.sets)
+    print(f"{args.config}: correct; {len(study.arms)} arm{'s' if len(study.arms) > 1 else ''}")
+    for arm in study.arms:
+        on = [n for n in config.BIOLOGY if getattr(arm, n) is not None]
+        doses = sum(len(i.all_days()) for i in arm.schedule.injections)
+        size = estimate(arm)
+        output = "output of a size that the images decide" if size is None else f"output about {in_units(size.file)}"
+        print(f"  {arm.arm}: {', '.join(on)}; {doses} doses of carriers; {arm.time.end_day:g} days; {output}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    if args.file is None:
+        import jax
+
+        from .manifest import git_revision, versions
+
+        for name, value in versions().items():
+            print(f"{name:>12}  {value}")
+        print(f"{'devices':>12}  {', '.join(str(d) for d in jax.devices())}")
+        print(f"{'kernels':>12}  XLA")
+        print(f"{'source':>12}  {git_revision()}")
+        return 0
+    from .io.hdf5 import RunFile
+
+    with RunFile(args.file) as file:
+        attrs = file.attrs
+        print(f"{args.file}: {attrs.get('title', '')} / {attrs.get('arm', '')} ({attrs.get('status', '')})")
+        if attrs.get("label"):
+            print(f"  {attrs['label']}")
+        grid = file.grid
+        print(f"  grid {' × '.join(map(str, grid.shape))} cells of {' × '.join(f'{h:g}' for h in grid.spacing_mm)} mm")
+        days = file.days
+        span = f", days {days[0]:g} to {days[-1]:g}" if len(days) else ""
+        print(f"  {len(days)} frames{span}; fields: {', '.join(file.fields)}")
+        print(
+            f"  versions {attrs.get('versions', '')}; source {attrs.get('git_revision', '')}; {attrs.get('created_utc', '')}"
+        )
+        for row in file.parameters():
+            mark = "" if row.value == row.default else f"   (default {row.default:g})"
+            print(f"    {row.name:<44} {row.value:<10g} {row.unit}{mark}")
+        for name, value in file.summary.items():
+            print(f"    {name:<44} {value:.6g}" if isinstance(value, float) else f"    {name:<44} {value}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .io.export import export_nifti, write_xdmf
+    from .io.hdf5 import RunFile
+
+    if not args.xdmf and not args.nifti:
+        raise ConfigError(["choose --xdmf, or --nifti OUT.nii.gz, or both"], "export")
+    if args.xdmf:
+        print(write_xdmf(args.file))
+    if args.nifti:
+        day = args.day
+        if day is None:
+            with RunFile(args.file) as file:
+                day = float(file.days[-1])
+        export_nifti(args.file, args.field, day, args.nifti)
+        print(args.nifti)
+    return 0
+
+
+# -- pieces ---------------------------------------------------------------------------------------
+
+
+def _folder(path: str | Path) -> Path:
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise GliomaError(f"The folder {path} cannot be made: {e.strerror}. Choose another with --out.") from None
+    if not os.access(path, os.W_OK):
+        raise GliomaError(f"The folder {path} cannot be written. Choose another with --out.")
+    return path
+
+
+def _refuse_what_does_not_fit(arms: list[Any], out: Path) -> None:
+    """Before anything large is built; each run asks again, knowing its exact size."""
+    sizes = [size for size in map(estimate, arms) if size is not None]
+    if sizes:
+        require_room(out, sum(s.file for s in sizes) + max(s.beside for s in sizes))
+
+
+def _prepare(arms: list[Any]) -> None:
+    """Settings of JAX that have to be made before it is used."""
+    import jax
+
+    if any(a.numerics.precision == "float64" for a in arms):
+        jax.config.update("jax_enable_x64", True)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "glioma_pde" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _heading(title: str) -> None:
+    print(f"{title}  (research model, not for clinical use)")
+
+
+def _with_progress(experiment: Any, path: Path, text: str | None) -> Result:
+    """Run (or, without a text, resume) one arm under a progress bar."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from .run import checkpoint_path, output_size, resume, run
+
+    arm = experiment.config.arm
+    size = output_size(experiment).file
+    if size > LARGE:
+        print(f"  {arm}: note: the output will take about {in_units(size)} (an estimate; fields are compressed)")
+    for warning in experiment.warnings:
+        print(f"  {arm}: note: {warning}")
+    columns = (TextColumn("  {task.description:<12}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    with Progress(*columns, transient=not sys.stdout.isatty()) as bar:
+        end = float(experiment.days[-1])
+        task = bar.add_task(arm, total=end, state="compiling")
+
+        def report(p: Any) -> None:
+            bar.update(task, completed=p.day, state=f"day {p.day:g} of {p.end_day:g}, {p.remaining_s:.0f} s left")
+
+        with signals.asking() as stop:
+            try:
+                if text is None:
+                    result = resume(experiment, path, report, stop)
+                else:
+                    result = run(experiment, path, report, text, stop)
+            except (Interrupted, KeyboardInterrupt) as error:
+                what = str(error) or f"Arm {arm!r} was interrupted."
+                saved = checkpoint_path(path).exists()
+                how = "Go on with: glioma-pde resume " if saved else "Nothing was saved; run it again: "
+                interrupted = Interrupted(f"{what} {how}{shlex.quote(str(path)) if saved else arm}")
+                interrupted.exit_code = signals.exit_code(stop.signal)
+                raise interrupted from None
+        bar.update(task, state=f"day {result.course.days[-1]:g} in {result.elapsed_s:.0f} s")
+    for warning in result.warnings[len(experiment.warnings) :]:
+        print(f"  {arm}: warning: {warning}")
+    if not sys.stdout.isatty():
+        print(f"  {arm}: {result.status}, {result.elapsed_s:.0f} s")
+    return result
+
+
+def _conclude(results: list[Result], arm: Any, out: Path, figures: bool) -> None:
+    from .table import outcome_table
+
+    print()
+    print(outcome_table(results, arm.outcome))
+    if arm.label:
+        print(f"\n{arm.label}" if len(results) == 1 else "")
+    for result in results:
+        if arm.output.xdmf:
+            from .io.export import write_xdmf
+
+            write_xdmf(result.path)
+        print(f"  {result.path}")
+    if figures and arm.output.figures:
+        from .plot import plot_runs
+
+        for path in plot_runs([r.path for r in results], out, ("png",), animation=arm.output.animation):
+            print(f"  {path}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,89 @@
+"""Rules across the sections of a configuration, checked on whichever sections parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .base import Section
+
+
+def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
+    """Sentences for combinations that cannot be run. ``present`` names the sections in the file."""
+    problems: list[str] = []
+
+    def needs(section: str, other: str, why: str) -> None:
+        if section in present and other not in present:
+            problems.append(f"{section}: needs the section [{other}] ({why})")
+
+    needs("prodrug", "carriers", "they carry the converting enzyme")
+    needs("drug", "carriers", "they release or convert it")
+    carriers = parsed.get("carriers")
+    if carriers is not None and carriers.taxis.kind != "none" and "attractant" not in present:
+        problems.append(
+            "carriers.taxis: needs the section [attractant] to follow; add it, or set carriers.taxis.kind = 'none'"
+        )
+    drug = parsed.get("drug")
+    if drug is not None and "prodrug" not in present and drug.secretion_mol_per_cell_per_day == 0:
+        problems.append("drug: has no source; add [prodrug] or set drug.secretion_mol_per_cell_per_day")
+    problems += _schedule(parsed, present)
+    problems += _places(parsed)
+    time, outcome = parsed.get("time"), parsed.get("outcome")
+    if time is not None:
+        if time.step_days > time.end_day:
+            problems.append(f"time.step_days: {time.step_days:g} is longer than the run of {time.end_day:g} days")
+        for i, day in enumerate(time.frames_days):
+            if day > time.end_day:
+                problems.append(f"time.frames_days[{i}]: day {day:g} is after time.end_day = {time.end_day:g}")
+    if outcome is not None and outcome.t1gd_threshold <= outcome.flair_threshold:
+        problems.append("outcome.t1gd_threshold: must be above outcome.flair_threshold")
+    numerics = parsed.get("numerics")
+    if numerics is not None and carriers is not None and numerics.stepper == "rkl2" and carriers.taxis.kind != "none":
+        problems.append("numerics.stepper: 'rkl2' is for diffusion; with taxis use 'ssprk2'")
+    return problems
+
+
+def _schedule(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
+    problems = []
+    schedule, time = parsed.get("schedule"), parsed.get("time")
+    if schedule is not None and schedule.injections and "carriers" not in present:
+        problems.append("schedule.injections: needs the section [carriers]")
+    end = time.end_day if time is not None else float("inf")
+    for path, day in _said(parsed, "days"):
+        if day >= end:
+            problems.append(
+                f"{path}: day {day:g} is not before time.end_day = {end:g}; lengthen the run or leave it out"
+            )
+    return problems
+
+
+def _said(parsed: Mapping[str, Any], what: str) -> list[tuple[str, Any]]:
+    """What all sections say about their ``days`` or ``places``, with full paths."""
+    sections = {name: section for name, section in parsed.items() if isinstance(section, Section)}
+    return [(f"{name}.{path}", value) for name, section in sections.items() for path, value in getattr(section, what)()]
+
+
+def _places(parsed: Mapping[str, Any]) -> list[str]:
+    """Points must have as many coordinates as the anatomy, and lie in it where that is known."""
+    tissue = parsed.get("tissue")
+    if tissue is None:
+        return []
+    dim = {"radial": 1, "phantom": len(getattr(tissue, "shape", ()))}.get(tissue.kind, 3)
+    problems = []
+
+    def check(path: str, point: list[float]) -> None:
+        if len(point) != dim:
+            problems.append(f"{path}: {point} has {len(point)} coordinates, the tissue has {dim} axes")
+        elif dim == 1 and point[0] != 0:
+            problems.append(f"{path}: on a radial grid everything is centred, so it must be [0]")
+        elif tissue.kind == "phantom":
+            half = [0.5 * n * tissue.spacing_mm for n in tissue.shape]
+            if any(abs(x) > h for x, h in zip(point, half, strict=True)):
+                problems.append(f"{path}: {point} mm is outside the phantom, which reaches from −{half} to {half} mm")
+
+    for path, point in _said(parsed, "places"):
+        check(path, point)
+    window = getattr(tissue, "window", None)
+    if window is not None:
+        check("tissue.window.centre_mm", window.centre_mm)
+    return problems

@@ -1,0 +1,371 @@
+"""What a configuration may say: one pydantic model for each section, and the arm that holds them all.
+
+Ranges and defaults of parameters come from `parameters.PARAMETERS`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from ..parameters import PARAMETERS
+from .base import Day, Fraction, NonNegative, Point, Positive, Repeated, Section, columns, parameters, pick, with_kind
+from .treatments import Resistance, Surgery, Temozolomide
+
+# -- anatomy --------------------------------------------------------------------------------------
+
+
+class Window(Section):
+    """The part of the brain that is computed."""
+
+    centre_mm: Annotated[list[float], Field(min_length=2, max_length=3)]
+    half_width_mm: Positive
+
+
+class AtlasTissue(Section):
+    kind: Literal["mni152"]
+    spacing_mm: Annotated[float, Field(ge=0.2, le=10)] = 1.0
+    window: Window | None = None
+
+
+class NiftiTissue(Section):
+    kind: Literal["nifti"]
+    white: str
+    grey: str
+    csf: str | None = None
+    mask: str | None = None
+    background: str | None = None
+    scale: Positive = 1.0
+    spacing_mm: Annotated[float, Field(ge=0.02, le=10)] | None = None
+    window: Window | None = None
+
+
+class PhantomTissue(Section):
+    kind: Literal["phantom"]
+    geometry: Literal["box", "sphere", "slab", "head"] = "head"
+    shape: Annotated[list[Annotated[int, Field(ge=4, le=1024)]], Field(min_length=2, max_length=3)]
+    spacing_mm: Positive = 1.0
+    white_fraction: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def _size(self):
+        if math.prod(self.shape) > 1e9:
+            raise ValueError(f"shape {self.shape} has more than 10⁹ cells")
+        return self
+
+
+class RadialTissue(Section):
+    kind: Literal["radial"]
+    radius_mm: Positive
+    spacing_mm: Positive
+    white_fraction: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def _size(self):
+        if not 4 <= self.radius_mm / self.spacing_mm <= 1e6:
+            raise ValueError("radius_mm over spacing_mm must give between 4 and 10⁶ shells")
+        return self
+
+
+# -- biology --------------------------------------------------------------------------------------
+
+
+class GaussianInitial(Section):
+    """u₀ = peak · exp(−|x − centre|²/2σ²); give the peak or the number of cells."""
+
+    kind: Literal["gaussian"]
+    centre_mm: Point
+    sigma_mm: Positive
+    peak: Annotated[float, Field(gt=0, le=1)] | None = None
+    cells: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one(self):
+        if (self.peak is None) == (self.cells is None):
+            raise ValueError("give either peak (fraction of capacity) or cells")
+        return self
+
+
+class NiftiInitial(Section):
+    """Tumour density from an image in the space of the tissue."""
+
+    kind: Literal["nifti"]
+    path: str
+
+
+_Tumour = parameters("_Tumour", "tumour")
+_Carriers = parameters("_Carriers", "carriers")
+
+
+class Tumour(_Tumour):  # type: ignore[misc,valid-type]
+    growth: Literal["logistic", "gompertz", "exponential"] = "logistic"
+    initial: Annotated[GaussianInitial | NiftiInitial, Field(discriminator="kind")]
+
+    def places(self):
+        return [("initial.centre_mm", self.initial.centre_mm)] if self.initial.kind == "gaussian" else []
+
+
+_T = "carriers.taxis"
+NoTaxis = pick("NoTaxis", _T, (), kind=(Literal["none"], ...))
+LinearTaxis = pick("LinearTaxis", _T, ("sensitivity_mm2_per_day",), kind=(Literal["linear"], ...))
+ReceptorTaxis = pick(
+    "ReceptorTaxis", _T, ("sensitivity_mm2_per_day", "receptor_constant"), kind=(Literal["receptor"], ...)
+)
+LogarithmicTaxis = pick(
+    "LogarithmicTaxis", _T, ("sensitivity_mm2_per_day", "offset_relative"), kind=(Literal["logarithmic"], ...)
+)
+FluxLimitedTaxis = pick(
+    "FluxLimitedTaxis",
+    _T,
+    ("speed_mm_per_day", "sensing_length_mm", "offset_relative"),
+    kind=(Literal["flux_limited"], ...),
+)
+Taxis = Annotated[
+    NoTaxis | LinearTaxis | ReceptorTaxis | LogarithmicTaxis | FluxLimitedTaxis,  # type: ignore[valid-type]
+    Field(discriminator="kind"),
+]
+
+
+class Carriers(_Carriers):  # type: ignore[misc,valid-type]
+    _kinds = model_validator(mode="before")(lambda data: with_kind(data, "taxis", "flux_limited"))
+    taxis: Taxis = FluxLimitedTaxis(kind="flux_limited")  # type: ignore[call-arg]
+    volume_filling: bool = False
+
+
+Dynamics = Literal["quasi_steady", "dynamic"]
+"""A substance in equilibrium with what makes it, or on its own time scale."""
+
+
+class Attractant(parameters("_Attractant", "attractant")):  # type: ignore[misc]
+    dynamics: Dynamics = "quasi_steady"
+    range: Literal["long", "short"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("range") == "short":
+            short = {"diffusivity_mm2_per_day": 1.5, "decay_per_day": 17.0, "release_per_day": 17.0}
+            return {**short, **data}
+        return data
+
+
+class Course(Section):
+    """A course of prodrug at a constant dose rate."""
+
+    start_day: Day
+    end_day: Day
+    dose_mg_per_kg_per_day: Annotated[float, Field(ge=0, le=1e4)]
+
+    @model_validator(mode="after")
+    def _order(self):
+        if self.end_day <= self.start_day:
+            raise ValueError("end_day must come after start_day")
+        return self
+
+
+class Bolus(Section):
+    """A single dose of prodrug, absorbed at once."""
+
+    day: Day
+    dose_mg_per_kg: Annotated[float, Field(ge=0, le=1e4)]
+
+
+class Prodrug(parameters("_Prodrug", "prodrug")):  # type: ignore[misc]
+    dynamics: Dynamics = "quasi_steady"
+    depletable: bool = True
+    courses: tuple[Course, ...] = ()
+    boluses: tuple[Bolus, ...] = ()
+
+    @model_validator(mode="after")
+    def _pool(self):
+        if self.dynamics == "dynamic" and not self.depletable:
+            raise ValueError("dynamics = 'dynamic' needs depletable = true")
+        usual = PARAMETERS["prodrug.diffusivity_mm2_per_day"].default
+        if self.dynamics == "quasi_steady" and self.diffusivity_mm2_per_day != usual:
+            raise ValueError("diffusivity_mm2_per_day is used with dynamics = 'dynamic' only")
+        return self
+
+    def days(self):
+        starts = [(f"courses[{i}]", c.start_day) for i, c in enumerate(self.courses)]
+        return starts + [(f"boluses[{i}]", b.day) for i, b in enumerate(self.boluses)]
+
+    def rows(self):
+        return {"courses": len(self.courses), "boluses": len(self.boluses)}
+
+    def tables(self):
+        courses = columns(self.courses, "start_day", "end_day", "dose_mg_per_kg_per_day")
+        boluses = columns(self.boluses, "day", "dose_mg_per_kg")
+        return ({"prodrug": courses} if self.courses else {}) | ({"prodrug_boluses": boluses} if self.boluses else {})
+
+
+HillKill = pick("HillKill", "drug.kill", ("emax_per_day", "ic50_uM", "hill"), kind=(Literal["hill"], ...))
+LinearKill = pick("LinearKill", "drug.kill", ("rate_per_uM_per_day",), kind=(Literal["linear"], ...))
+
+
+class Drug(parameters("_Drug", "drug")):  # type: ignore[misc]
+    dynamics: Dynamics = "quasi_steady"
+    _kinds = model_validator(mode="before")(lambda data: with_kind(data, "kill", "hill"))
+    kill: Annotated[HillKill | LinearKill, Field(discriminator="kind")] = HillKill(kind="hill")  # type: ignore[valid-type,call-arg]
+
+
+# -- schedule, time, output ---------------------------------------------------------------------------
+
+
+class Injection(Repeated):
+    """Doses of carriers at one or many needle tips."""
+
+    route: Literal["intracerebral"] = "intracerebral"
+    cells: NonNegative
+    sites_mm: Annotated[list[Point], Field(min_length=1, max_length=1000)]
+    sigma_mm: Positive
+    retained_fraction: Fraction = 1.0
+
+
+class Schedule(Section):
+    injections: list[Injection] = Field(default_factory=list)
+
+    def days(self):
+        return [(f"injections[{i}]", max(one.all_days())) for i, one in enumerate(self.injections)]
+
+    def places(self):
+        return [
+            (f"injections[{i}].sites_mm[{k}]", site)
+            for i, one in enumerate(self.injections)
+            for k, site in enumerate(one.sites_mm)
+        ]
+
+    def rows(self):
+        return {f"injections[{i}]": len(one.all_days()) for i, one in enumerate(self.injections)}
+
+    def tables(self):
+        names = ("day", "cells", "retained_fraction", "x_mm", "y_mm", "z_mm", "sigma_mm", "event")
+        found: dict[str, list[Any]] = {name: [] for name in names}
+        events = [(one, day) for one in self.injections for day in one.all_days()]
+        for event, (one, day) in enumerate(events):
+            for site in one.sites_mm:
+                cells = one.cells / len(one.sites_mm)
+                row = (day, cells, one.retained_fraction, *[*site, 0.0, 0.0][:3], one.sigma_mm, event)
+                for column, value in zip(found.values(), row, strict=True):
+                    column.append(value)
+        return {"injections": found} if events else {}
+
+
+class Time(Section):
+    end_day: Annotated[float, Field(gt=0, le=1e5)]
+    step_days: Annotated[float, Field(gt=0, le=100)] = 0.5
+    frame_every_days: Positive = 7.0
+    frames_days: list[Day] = Field(default_factory=list)
+    observe_every_days: Positive = 1.0
+    stop_at_cells: Positive | None = None
+
+    @model_validator(mode="after")
+    def _count(self):
+        if self.end_day / min(self.observe_every_days, self.frame_every_days) > 1e6:
+            raise ValueError("more than 10⁶ observations: lengthen observe_every_days or frame_every_days")
+        return self
+
+
+class Numerics(Section):
+    precision: Literal["float32", "float64"] = "float32"
+    stepper: Literal["ssprk2", "euler", "rkl2"] = "ssprk2"
+    stages: Annotated[int, Field(ge=3, le=99)] = 9
+    elliptic_tolerance: Annotated[float, Field(ge=1e-13, le=1e-2)] = 1e-4
+    ledger: bool = True
+    grow_window: bool = True
+    idle_below_cells: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+
+    @model_validator(mode="after")
+    def _odd(self):
+        if self.stepper == "rkl2" and self.stages % 2 == 0:
+            raise ValueError("stages must be odd")
+        if self.precision == "float32" and self.elliptic_tolerance < 1e-6:
+            raise ValueError("elliptic_tolerance below 1e-6 needs precision = 'float64'")
+        return self
+
+
+class Outcome(Section):
+    """Thresholds of what a scanner shows, and burdens that end a course."""
+
+    t1gd_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.80
+    flair_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.16
+    progression_cells: Positive = 3e9
+    fatal_cells: Positive = 9e9
+    compare_days: list[Day] = Field(default_factory=list)
+
+
+class Output(Section):
+    directory: str | None = None
+    xdmf: bool = False
+    figures: bool = True
+    animation: bool = True
+
+
+_TISSUE: TypeAdapter[Any] = TypeAdapter(
+    Annotated[AtlasTissue | NiftiTissue | PhantomTissue | RadialTissue, Field(discriminator="kind")]
+)
+SECTIONS: dict[str, Any] = {
+    "tissue": _TISSUE,
+    "tumour": TypeAdapter(Tumour),
+    "carriers": TypeAdapter(Carriers),
+    "attractant": TypeAdapter(Attractant),
+    "prodrug": TypeAdapter(Prodrug),
+    "drug": TypeAdapter(Drug),
+    "resistance": TypeAdapter(Resistance),
+    "temozolomide": TypeAdapter(Temozolomide),
+    "surgery": TypeAdapter(Surgery),
+    "schedule": TypeAdapter(Schedule),
+    "time": TypeAdapter(Time),
+    "numerics": TypeAdapter(Numerics),
+    "outcome": TypeAdapter(Outcome),
+    "output": TypeAdapter(Output),
+}
+
+REQUIRED = ("tissue", "tumour", "time")
+DEFAULTED = ("schedule", "numerics", "outcome", "output")
+BIOLOGY = tuple(n for n in SECTIONS if n not in (*REQUIRED, *DEFAULTED) or n == "tumour")
+"""Sections that switch a module on."""
+
+CAPACITY = PARAMETERS["capacity_cells_per_mm3"]
+
+
+class Config(BaseModel):
+    """One arm, complete and checked. ``None`` sections are modules that are off."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    title: str
+    label: str = ""
+    arm: str = "run"
+    capacity_cells_per_mm3: float = CAPACITY.default
+    tissue: Any
+    tumour: Any
+    carriers: Any = None
+    attractant: Any = None
+    prodrug: Any = None
+    drug: Any = None
+    resistance: Any = None
+    temozolomide: Any = None
+    surgery: Any = None
+    schedule: Any
+    time: Any
+    numerics: Any
+    outcome: Any
+    output: Any
+    folder: str = "."
+
+    def to_json(self) -> str:
+        """The resolved arm, readable by `from_json`."""
+        return self.model_dump_json(exclude={"folder"}, exclude_none=True)
+
+
+class Study(BaseModel):
+    """All arms of a file, in its order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    arms: list[Config]
+    text: str
+    path: str

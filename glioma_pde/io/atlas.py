@@ -1,0 +1,83 @@
+"""The MNI152 brain as tissue, from the maps that nilearn packages; no download."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from glioma_pde.errors import GliomaError
+from glioma_pde.io.nifti import read_image
+from glioma_pde.tissue import Tissue, connected_component
+
+LATERAL_VENTRICLE_MM = (-10.0, -5.0, 24.0)
+"""A point in the lateral ventricles of the MNI152 brain, in its world coordinates [mm]."""
+
+_FILE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
+_T1_BRAIN = 0.2  # of the brightest T1 voxel; the skull is already stripped, so only air lies below
+
+
+def mni152(spacing_mm: float | tuple[float, ...] = 1.0, dtype=None) -> Tissue:
+    """The symmetric ICBM 2009a nonlinear brain, MNI152: an average of 152 healthy adults.
+
+    Brain B: T1 above 0.2 of its maximum (1883 mL). ``mask``: p_white + p_grey ≥ 0.5 in B.
+    ``csf``: 1 - p_white - p_grey in B. ``ventricle``: the lateral ventricles, the part of
+    csf > 0.5 that is connected (through faces) to MNI (-10, -5, 24) (17.8 mL); the third and fourth
+    ventricle are not resolved. ``background``: the T1 image, 0 to 255. The maps hold nothing
+    outside B. World coordinates are MNI coordinates, +x right; the atlas itself has 1 mm voxels,
+    197 x 233 x 189.
+
+    Source: V. S. Fonov, A. C. Evans, R. C. McKinstry, C. R. Almli, D. L. Collins, "Unbiased
+    nonlinear average age-appropriate brain templates from birth to adulthood", NeuroImage 47,
+    Supplement 1, S102 (2009); the files as packaged by nilearn.
+
+    Args:
+        spacing_mm: cell size [mm]; other than 1, the maps are averaged conservatively.
+        dtype: floating type of the maps; default JAX's own.
+
+    Raises:
+        GliomaError: nilearn, or its maps, are not installed; or the spacing is not possible.
+    """
+    folder = _data_folder()
+    (white, affine), (grey, b), (t1, c) = (_read(folder, name) for name in ("wm", "gm", "t1"))
+    if not (white.shape == grey.shape == t1.shape and np.allclose(affine, b) and np.allclose(affine, c)):
+        raise GliomaError(f"The MNI152 maps in {folder} do not share one space; reinstall nilearn.")
+    # Stored as bytes, 255 for a whole voxel. Sums of bytes are exact in float32, so CSF is never < 0.
+    full = np.float32(max(white.max(), grey.max()))
+    brain = t1 > _T1_BRAIN * t1.max()
+    white, grey = (np.where(brain, values, np.float32(0)) for values in (white, grey))
+    csf = np.where(brain, full - white - grey, np.float32(0)) / full
+    white, grey = white / full, grey / full
+    matrix = np.linalg.inv(affine)
+    seed = np.rint(matrix[:3, :3] @ np.asarray(LATERAL_VENTRICLE_MM) + matrix[:3, 3]).astype(int)
+    tissue = Tissue.from_arrays(
+        white,
+        grey,
+        csf,
+        affine=affine,
+        dtype=dtype,
+        ventricle=connected_component(csf > 0.5, tuple(seed.tolist())),
+        background=t1,
+    )
+    return tissue.resample(spacing_mm)
+
+
+def _data_folder() -> Path:
+    # nilearn is found but not imported: its loaders pull in scikit-learn and pandas, seconds of work.
+    spec = find_spec("nilearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise GliomaError(
+            'The MNI152 brain comes with nilearn, which is not installed: pip install "glioma_pde[atlas]".'
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data"
+
+
+def _read(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    path = folder / _FILE.format(name)
+    if not path.is_file():
+        raise GliomaError(
+            f"This nilearn does not hold the MNI152 map {path.name}; "
+            'install another version: pip install --upgrade "glioma_pde[atlas]".'
+        )
+    return read_image(path)

@@ -1,0 +1,136 @@
+"""What a run file says about its run: configuration, versions, parameters with units, schedule, columns."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import __version__
+from .biology.base import SUBSTANCE
+from .build import Experiment
+from .config.base import Section
+from .config.sections import SECTIONS
+from .io.hdf5 import Quantity
+from .model import balances
+from .observe import look
+from .parameters import PARAMETERS
+
+
+def layout(experiment: Experiment, text: str) -> dict[str, Any]:
+    config, model = experiment.config, experiment.model
+    tissue = model.tissue
+    maps = {
+        n: np.asarray(getattr(tissue, n)) for n in ("white", "grey", "csf", "mask") if getattr(tissue, n) is not None
+    }
+    full = tissue.full_grid
+    attributes: dict[str, Any] = {
+        "title": config.title,
+        "arm": config.arm,
+        "label": config.label,
+        "status": "running",
+        "config_toml": text,
+        "config_json": config.to_json(),
+        "config_sha256": digest(experiment),
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "run_id": uuid.uuid4().hex,  # ties a checkpoint to this very file
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "shapes": json.dumps(experiment.shapes),
+        "seed": 0,
+        "dtype": str(tissue.white.dtype),
+        "step_days": experiment.step_days,
+        "capacity_cells_per_mm3": config.capacity_cells_per_mm3,
+        "t1gd_threshold": config.outcome.t1gd_threshold,
+        "flair_threshold": config.outcome.flair_threshold,
+        "fatal_burden_cells": config.outcome.fatal_cells,
+        "progression_burden_cells": config.outcome.progression_cells,
+    }
+    if full is not None and tissue.window_start is not None:
+        attributes |= {
+            "full_shape": np.asarray(full.shape),
+            "full_affine": full.matrix,
+            "window_start": np.asarray(tissue.window_start),
+        }
+    names = _look_names(experiment)
+    signs = balances(model, experiment.schedule.events) if model.ledger else {}
+    amount = {f.name: "cells" if f.role != SUBSTANCE else f"{f.unit} mm3".removeprefix("1 ") for f in model.fields}
+    entries = {entry: amount[name] for name, of_field in signs.items() for entry in of_field}
+    ledger = [Quantity(f"{f.name}_total", amount[f.name], f"total of {f.long_name}") for f in model.fields]
+    ledger += [Quantity(f"{f.name}_imbalance", "1", f"relative imbalance of {f.name}") for f in model.fields]
+    ledger += [Quantity(e, unit, e.replace("_", " ") + ", cumulative") for e, unit in sorted(entries.items())]
+    return {
+        "grid": tissue.grid,
+        "fields": [Quantity(f.name, f.unit, f.long_name) for f in model.outputs],
+        "observables": [Quantity(o.name, o.unit, o.long_name) for o in experiment.observables if o.name in names],
+        "ledger": ledger if model.ledger else [],
+        "tissue": maps,
+        "anatomy": experiment.background,
+        "schedule": _schedule_tables(config),
+        "parameters": parameter_rows(config),
+        "attributes": attributes,
+    }
+
+
+def _look_names(experiment: Experiment) -> set[str]:
+    model, events = experiment.model, experiment.schedule.events
+    t = jnp.zeros((), model.tissue.white.dtype)
+    shape = eqx.filter_eval_shape(
+        lambda m, c: look(m, events, c, m.prepare(), t, (0.8, 0.16))[0], model, model.start(experiment.initial, events)
+    )
+    return set(shape)
+
+
+def _schedule_tables(config) -> dict[str, dict[str, np.ndarray]]:
+    """What each section says is given when, with columns of numbers."""
+    tables: dict[str, dict[str, list[Any]]] = {}
+    for name in SECTIONS:
+        section = getattr(config, name)
+        tables |= section.tables() if isinstance(section, Section) else {}
+    return {n: {k: np.asarray(v) for k, v in columns.items()} for n, columns in tables.items()}
+
+
+def parameter_rows(config) -> list[tuple[str, float, str, str, float]]:
+    """Name, value, unit, source and default of every parameter in use."""
+    rows = []
+    for key, p in PARAMETERS.items():
+        node: Any = config
+        for part in key.split("."):
+            node = getattr(node, part, None)
+        if node is not None:
+            rows.append((key, float(node), p.unit, p.source, p.default))
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Versions of the package and of what computes for it."""
+    out = {"glioma_pde": __version__}
+    for name in ("jax", "jaxlib", "numpy", "h5py", "equinox"):
+        out[name] = importlib.metadata.version(name)
+    return out | {"backend": jax.default_backend()}
+
+
+def git_revision() -> str:
+    """Revision of the source tree, or 'unknown' for an installed package."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def digest(experiment: Experiment) -> str:
+    return hashlib.sha256(json.dumps(json.loads(experiment.config.to_json()), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Kernels on arrays: diffusion, taxis, elliptic solves, time steps. No biology here."""

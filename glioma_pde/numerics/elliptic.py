@@ -1,0 +1,188 @@
+"""Quasi-steady fields: (σ − ∇·D∇) c = b under no flux.
+
+The operator is symmetric positive definite. In one dimension it is tridiagonal and solved directly;
+elsewhere by Chebyshev-accelerated Jacobi (Golub & Varga 1961), whose number of sweeps is known before
+it starts from Gershgorin's bound and the size of the first residual: no reductions inside the loop, and
+a warm start costs only what it still lacks. Derivatives of any order, forward or reverse, come from
+the implicit function theorem and are solved by the same sweeps from a cold start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..grid import Grid
+from .diffusion import conductances, materialise, row_sum, shift
+
+
+class Coupling(NamedTuple):
+    """How cells exchange a uniformly diffusing field [1/day, relative to the reference volume].
+
+    Attributes:
+        g: one number per axis (Cartesian: D/h²), or face arrays (radial).
+        rows: conductance of all open faces around each cell, field-shaped.
+        inside: 1 in the mask, 0 outside; fields vanish outside, which closes the mask's edge by itself.
+    """
+
+    g: tuple[Array, ...]
+    rows: Array
+    inside: Array
+
+    def gather(self, c: Array) -> Array:
+        """Σ over neighbours of conductance × value; meaningless outside the mask."""
+        total = None
+        for axis, ga in enumerate(self.g):
+            if ga.ndim == 0:
+                term = ga * (shift(c, axis, 1) + shift(c, axis, -1))
+            else:
+                term = ga * shift(c, axis, 1) + shift(ga, axis, -1) * shift(c, axis, -1)
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def apply(self, sink: Array, c: Array) -> Array:
+        """(σ − ∇·D∇) c times the relative volume, for c that vanishes outside the mask."""
+        return (sink + self.rows) * c - self.gather(c) * self.inside
+
+
+def uniform_coupling(grid: Grid, diffusivity: Array | float, inside: Array, faces: Sequence[Array]) -> Coupling:
+    """Coupling of a field with one diffusivity [mm²/day] throughout the mask.
+
+    Args:
+        inside: 1 in the mask, 0 outside.
+        faces: 1 at open faces, 0 at closed ones (`Tissue.open_faces`).
+    """
+    diffusivity = jnp.asarray(diffusivity, inside.dtype)
+    per_face = conductances(grid, [f * diffusivity for f in faces])
+    rows = row_sum(per_face)
+    if grid.geometry == "radial":
+        return Coupling(per_face, rows, inside)
+    return Coupling(tuple(diffusivity / h**2 for h in grid.spacing_mm), rows, inside)
+
+
+def solve_quasi_steady(
+    grid: Grid, coupling: Coupling, sink: Array, source: Array, guess: Array, tolerance: float
+) -> Array:
+    """The field c with ``sink c − ∇·(D∇c) = source`` (no flux through closed faces).
+
+    Args:
+        sink: σ > 0 [1/day], scalar or field-shaped.
+        source: b [µM/day], field-shaped, zero outside the mask.
+        guess: start of the iteration, zero outside the mask; no derivative flows through it.
+        tolerance: bound on the residual relative to the source, both in the Jacobi-weighted
+            Euclidean norm; the sweeps are as many as this norm and the maximum norm each ask for.
+            Ignored in one dimension, where the solve is direct.
+
+    Returns:
+        c [µM], zero outside the mask and never below ``−tolerance × max c``.
+    """
+    volume = grid.relative_volume(source.dtype)
+    sink = jnp.broadcast_to(sink, source.shape)
+    if volume is not None:
+        sink, source = sink * volume, source * volume
+    return _solve(float(tolerance), coupling, sink, source, lax.stop_gradient(guess))
+
+
+def sweeps_cold(coupling: Coupling, sink: Array, tolerance: float) -> Array:
+    """Sweeps from a cold start, as an integer scalar: for reports and benchmarks."""
+    sink = jnp.broadcast_to(sink, coupling.rows.shape)
+    return _count(jnp.min(sink / (sink + coupling.rows)), jnp.asarray(1.0 / tolerance, sink.dtype))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _solve(tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array) -> Array:
+    if source.ndim == 1:
+        return _tridiagonal(coupling, sink, source)
+    return _iterate(tolerance, coupling, sink, source, guess)
+
+
+def _iterate(tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array) -> Array:
+    inverse = materialise(1.0 / (sink + coupling.rows))
+    residual = materialise(source - coupling.apply(sink, guess))
+    tiny = jnp.finfo(source.dtype).tiny
+    wanted = jnp.sum(source * source * inverse)
+    lacking = jnp.sqrt(jnp.sum(residual * residual * inverse) / jnp.maximum(wanted, tiny))
+    # A wide source hides a narrow residual in the Euclidean norm: the highest cells have their say too.
+    peak = jnp.max(jnp.abs(residual) * inverse) / jnp.maximum(jnp.max(jnp.abs(source) * inverse), tiny)
+    lacking = jnp.maximum(lacking, peak)
+    # A guess worse than none would leave its own rounding behind when the source has fallen far.
+    guess = jnp.where(lacking < 1.0, guess, 0.0)
+    gap = jnp.min(sink * inverse)
+    # A source of exactly zero has the solution zero, whatever the guess was.
+    count = jnp.where(wanted > 0, _count(gap, jnp.minimum(lacking, 1.0) / tolerance), 0)
+    return _chebyshev(coupling, inverse, gap, source, jnp.where(wanted > 0, guess, 0.0), count)
+
+
+@_solve.defjvp
+def _solve_jvp(tolerance, primals, tangents):
+    coupling, sink, source, guess = primals
+    c = _solve(tolerance, coupling, sink, source, guess)
+
+    def residual(coupling, sink, source):
+        return source - coupling.apply(sink, c)
+
+    _, rhs = jax.jvp(residual, (coupling, sink, source), tangents[:3])
+
+    def cold(_, b):
+        if b.ndim == 1:
+            return _tridiagonal(coupling, sink, b)
+        inverse = 1.0 / (sink + coupling.rows)
+        gap = jnp.min(sink * inverse)
+        count = _count(gap, jnp.asarray(1.0 / tolerance, b.dtype))
+        inner = _chebyshev(coupling, inverse, gap, b * coupling.inside, jnp.zeros_like(b), count)
+        return inner + b * inverse * (1.0 - coupling.inside)
+
+    # Outside the mask the operator is the bare sink: it stays symmetric for right-hand sides of any support.
+    def operator(v):
+        inside = coupling.inside
+        return (sink + coupling.rows) * v - coupling.gather(v * inside) * inside
+
+    return c, lax.custom_linear_solve(operator, rhs, cold, cold, symmetric=True)
+
+
+def _count(gap: Array, factor: Array) -> Array:
+    """Smallest n with T_n(1/r) ≥ factor: n = arccosh(factor) / arccosh(1/r).
+
+    r = 1 − gap bounds the spectral radius of the Jacobi iteration: gap = min σ/(σ + Σg) (Gershgorin).
+    """
+    factor = jnp.maximum(factor, 1.0)
+    excess = gap / jnp.maximum(1.0 - gap, jnp.finfo(gap.dtype).eps)  # 1/r − 1
+    per_sweep = jnp.log1p(excess + jnp.sqrt(excess * (2.0 + excess)))
+    needed = jnp.log(factor + jnp.sqrt((factor - 1.0) * (factor + 1.0))) / per_sweep
+    return jnp.ceil(jnp.minimum(needed, 1e6)).astype(jnp.int32)
+
+
+def _chebyshev(coupling: Coupling, inverse: Array, gap: Array, source: Array, guess: Array, count: Array) -> Array:
+    """``count`` sweeps, rounded up to an even number: two per pass let both iterates stay in place."""
+    source = source * inverse
+    inverse = inverse * coupling.inside
+    r2 = (1.0 - gap) ** 2
+
+    def sweep(c):
+        return source + inverse * coupling.gather(c)
+
+    def body(k, state):
+        even, odd, omega = state
+        omega = jnp.where(k == 0, 1.0, 1.0 / (1.0 - 0.25 * r2 * omega))
+        odd = odd + omega * (sweep(even) - odd)
+        omega = jnp.where(k == 0, 2.0 / (2.0 - r2), 1.0 / (1.0 - 0.25 * r2 * omega))
+        even = even + omega * (sweep(odd) - even)
+        return even, odd, omega
+
+    one = jnp.ones((), source.dtype)
+    return lax.fori_loop(0, (count + 1) // 2, body, (guess, guess, one))[0]
+
+
+def _tridiagonal(coupling: Coupling, sink: Array, source: Array) -> Array:
+    # a 1-D Cartesian coupling is a number: close its faces by the mask
+    g = coupling.g[0]
+    if g.ndim == 0:
+        g = g * coupling.inside * shift(coupling.inside, 0, 1)
+    upper = -shift(g, 0, -1)
+    return lax.linalg.tridiagonal_solve(-g, sink + coupling.rows, upper, source[:, None])[:, 0]

@@ -1,0 +1,106 @@
+"""Directed migration: second-order upwind fluxes with a smooth limiter.
+
+The flux through a face is ``F = v s*`` with ``s*`` reconstructed from the upwind side. The limited slope
+
+    σ(a, b) = a²b²(a + b) / (a⁴ + b⁴)   for ab > 0, else 0      (a, b: one-sided differences)
+
+is continuously differentiable, second order where s is smooth, and never exceeds 1.04 min(|a|, |b|),
+so both face values of a cell stay within [0, 2s] and add up to 2s: no cell gives more than it has while
+``dt Σ |v| / h ≤ 1`` over its faces, at any cell Péclet number.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..grid import Grid
+from .diffusion import Faces, divergence, materialise, outflow_rate, shift
+
+
+def limited_slope(s: Array, axis: int) -> Array:
+    """The slope σ(a, b) of each cell [density per cell]."""
+    a = s - shift(s, axis, 1)
+    b = shift(s, axis, -1) - s
+    # σ is homogeneous of degree one: a scale held constant keeps its derivative and stops underflow.
+    tiny = jnp.finfo(s.dtype).tiny
+    scale = lax.stop_gradient(jnp.maximum(jnp.maximum(jnp.abs(a), jnp.abs(b)), tiny))
+    a, b = a / scale, b / scale
+    a2, b2 = a * a, b * b
+    quartic = a2 * a2 + b2 * b2
+    slope = scale * a2 * b2 * (a + b) / jnp.where(quartic > 0, quartic, 1.0)
+    return jnp.where(a * b > 0, slope, 0.0)
+
+
+def face_speed_factor(grid: Grid, open_faces: Faces) -> Faces:
+    """Area A h / V₀ of the open faces over the spacing [1/mm]: turns a speed into a rate [1/day]."""
+    out = []
+    for axis, is_open in enumerate(open_faces):
+        area = grid.relative_area(is_open.dtype)
+        factor = is_open / grid.spacing_mm[axis]
+        out.append(factor if area is None else factor * area)
+    return tuple(out)
+
+
+def advection_rate(grid: Grid, factor: Faces) -> Array:
+    """The rate [1/mm] which, times the largest speed, bounds how fast any cell can be emptied.
+
+    A face carries up to 1.52 s, and opposite faces s + σ/2 and s − σ/2: of two equal faces, twice s together.
+    """
+    if grid.geometry == "radial":
+        return 1.52 * outflow_rate(grid, factor)
+    total = None
+    for axis, low in enumerate(factor):
+        high = shift(low, axis, -1)
+        both = jnp.maximum(low + high, 1.52 * jnp.maximum(low, high))
+        total = both if total is None else total + both
+    assert total is not None
+    return jnp.max(total)
+
+
+def gradient(grid: Grid, f: Array, open_faces: Faces) -> Faces:
+    """∂f/∂x at the faces [1/mm], zero where closed."""
+    return tuple((f - shift(f, axis, 1)) * is_open / grid.spacing_mm[axis] for axis, is_open in enumerate(open_faces))
+
+
+def gradient_magnitude2(gradients: Faces) -> Faces:
+    """|∇f|² at the faces of each axis, transverse parts averaged from the four nearest faces.
+
+    Contains the square of the face's own difference in full, so that a velocity
+    ``v_max G/√(1 + |G|²)`` never exceeds ``v_max`` on any grid.
+    """
+    centred = materialise([0.5 * (g + shift(g, axis, -1)) for axis, g in enumerate(gradients)])
+    out = []
+    for axis, g in enumerate(gradients):
+        total = g * g
+        for other, c in enumerate(centred):
+            if other != axis:
+                at_face = 0.5 * (c + shift(c, axis, 1))
+                total = total + at_face * at_face
+        out.append(total)
+    return tuple(out)
+
+
+def advect(grid: Grid, s: Array, velocity: Faces, factor: Faces, occupied: Array | None = None) -> Array:
+    """−∇·(v φ(s)) by finite volumes [density/day].
+
+    Args:
+        velocity: speed at the faces [mm/day], positive along the axis.
+        factor: from `face_speed_factor`; zero at closed faces.
+        occupied: N of the volume-filling law φ(s) = s (1 − N)₊, or ``None`` for φ(s) = s. The free space
+            is reconstructed from the receiving side, so a full cell receives nothing.
+    """
+    flows = []
+    free = None if occupied is None else jnp.maximum(1.0 - occupied, 0.0)
+    for axis, v in enumerate(velocity):
+        half = materialise(0.5 * limited_slope(s, axis))
+        from_below, from_above = shift(s + half, axis, 1), s - half
+        if free is not None and occupied is not None:
+            # from what is occupied, which is nothing beyond the mask and beyond the grid alike
+            half_free = materialise(-0.5 * limited_slope(jnp.minimum(occupied, 1.0), axis))
+            from_below = from_below * (free - half_free)
+            from_above = from_above * shift(free + half_free, axis, 1)
+        rate = v * factor[axis]
+        # |v| has slope 0 at v = 0 in JAX: the two-sided mean, right for a face without wind.
+        flows.append(0.5 * (rate * (from_below + from_above) + jnp.abs(rate) * (from_below - from_above)))
+    return divergence(grid, materialise(flows))

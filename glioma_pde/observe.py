@@ -1,0 +1,104 @@
+"""What a scanner or a cell counter would see: scalars of a state, as pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from .biology.base import Event, Observable
+from .model import Carry, Model
+
+OBSERVABLES: tuple[Observable, ...] = (
+    Observable("burden_cells", "cells", "tumour burden"),
+    Observable("t1gd_volume", "mm3", "volume above the T1Gd threshold"),
+    Observable("flair_volume", "mm3", "volume above the T2-FLAIR threshold"),
+    Observable("t1gd_radius", "mm", "radius of the sphere of the T1Gd volume"),
+    Observable("flair_radius", "mm", "radius of the sphere of the FLAIR volume"),
+    Observable("tumour_peak", "1", "largest tumour cell density"),
+    Observable("rim_density", "1", "largest tumour cell density on the rim of the computed window"),
+    Observable("carriers_cells", "cells", "carriers alive"),
+    Observable("carriers_in_tumour_cells", "cells", "carriers within the FLAIR contour"),
+    Observable("carriers_peak", "1", "largest carrier density"),
+    Observable("drug_peak", "µM", "largest drug concentration"),
+    Observable("drug_mean_tumour", "µM", "drug concentration averaged over tumour cells"),
+    Observable("drug_exposure_tumour", "µM mm3 day", "drug exposure of tissue with tumour density 0.01 and more"),
+    Observable("drug_exposure_healthy", "µM mm3 day", "drug exposure of healthy tissue (tumour density under 0.01)"),
+    Observable("prodrug_plasma", "µM", "prodrug in plasma"),
+)
+
+
+def observables(model: Model, events: Sequence[Event] = ()) -> tuple[Observable, ...]:
+    """All scalars that there may be: the table above, and what modules and events add to it."""
+    said = [*(m.scalars for m in model.modules), *(e.scalars for e in events)]
+    own = {o.name: o for scalars in said for o in scalars}
+    return (*OBSERVABLES, *own.values())
+
+
+def observe(model: Model, carry: Carry, quantities: Mapping[str, Array], t1gd: Any, flair: Any) -> dict[str, Array]:
+    """Scalars of one instant; those of absent modules are left out.
+
+    Args:
+        quantities: from `Model.quantities` at that instant.
+        t1gd, flair: densities at which a scan shows the tumour, fractions of K.
+    """
+    grid, k = model.tissue.grid, model.capacity_cells_per_mm3
+    u = quantities["tumour_cells"]
+    total = grid.integrate(u)
+    t1gd_volume = grid.integrate((u >= t1gd).astype(u.dtype))
+    flair_volume = grid.integrate((u >= flair).astype(u.dtype))
+    out = {
+        "burden_cells": total * k,
+        "t1gd_volume": t1gd_volume,
+        "flair_volume": flair_volume,
+        "t1gd_radius": equivalent_radius(t1gd_volume),
+        "flair_radius": equivalent_radius(flair_volume),
+        "tumour_peak": jnp.max(u),
+        "rim_density": rim(u, grid.geometry == "radial"),
+    }
+    if "carriers" in carry.x:
+        s = carry.x["carriers"]
+        out["carriers_cells"] = grid.integrate(s) * k
+        out["carriers_in_tumour_cells"] = grid.integrate(jnp.where(u >= flair, s, 0.0)) * k
+        out["carriers_peak"] = jnp.max(s)
+    if "drug" in quantities:
+        c = quantities["drug"]
+        out["drug_peak"] = jnp.max(c)
+        tiny = jnp.finfo(u.dtype).tiny
+        out["drug_mean_tumour"] = grid.integrate(c * u) / jnp.maximum(total, tiny)
+        for name in ("drug_exposure_tumour", "drug_exposure_healthy"):
+            if name in carry.ledger:
+                out[name] = carry.ledger[name][0]
+    if "prodrug_plasma" in quantities:
+        out["prodrug_plasma"] = quantities["prodrug_plasma"]
+    return out
+
+
+def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresholds):
+    """Observables of a state, those of modules and events included, and the totals of the transported fields."""
+    instant = jnp.zeros_like(t)
+    q = model.quantities(carry.x, carry.warm, medium, t, instant)
+    totals = {name: model.tissue.grid.integrate(x) for name, x in carry.x.items()}
+    seen = observe(model, carry, q, *thresholds)
+    entries = {name: value + rest for name, (value, rest) in carry.ledger.items()}
+    for module in model.modules:
+        seen |= module.look(carry.x, q, model.context(module, medium, t, instant), entries)
+    for event in events:
+        seen |= event.look(model, entries)
+    return seen, totals
+
+
+def equivalent_radius(volume_mm3: Array) -> Array:
+    """Radius of the sphere of that volume [mm]."""
+    return jnp.cbrt(3.0 * volume_mm3 / (4.0 * jnp.pi))
+
+
+def rim(u: Array, outer_only: bool = False) -> Array:
+    """Largest value on the outermost cells of the array: a window is large enough while this stays negligible."""
+    sides = []
+    for axis in range(u.ndim):
+        last = jnp.max(jnp.take(u, u.shape[axis] - 1, axis=axis))
+        sides += [last] if outer_only else [jnp.max(jnp.take(u, 0, axis=axis)), last]
+    return jnp.max(jnp.stack(sides))

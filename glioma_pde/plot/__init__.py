@@ -1,0 +1,106 @@
+"""Figures for print from run files alone: nothing here needs the model, only HDF5 and matplotlib."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from glioma_pde.errors import GliomaError
+from glioma_pde.plot._curves import ledger, time_courses
+from glioma_pde.plot._data import Arm, names_of, opened
+from glioma_pde.plot._movie import animation
+from glioma_pde.plot._outcome import outcome
+from glioma_pde.plot._panels import FIELDS, choose_days
+from glioma_pde.plot._slices import comparison, slices
+from glioma_pde.plot._style import STYLE
+
+__all__ = ["animation", "comparison", "ledger", "outcome", "plot_runs", "slices", "time_courses"]
+
+
+def plot_runs(
+    paths: Sequence[str | Path],
+    out_dir: str | Path,
+    formats: Sequence[str] = ("png",),
+    animation: bool = True,
+) -> list[Path]:
+    """Make every figure that the run files allow.
+
+    ``slices_<arm>`` for each arm, ``comparison``, ``time_courses``, ``outcome``, ``ledger`` and
+    ``animation.gif``; those whose data the files lack are left out. Files of runs that are still being
+    written are drawn as far as they go.
+
+    Args:
+        paths: run files, one for each arm of one scenario.
+        out_dir: folder to write into; made if missing.
+        formats: file endings that matplotlib knows, e.g. png, pdf, svg.
+        animation: also write the GIF.
+
+    Returns:
+        The files written.
+
+    Raises:
+        GliomaError: if a file cannot be read or holds no frame, if nothing can be drawn, or if the
+            folder cannot be written.
+    """
+    folder = Path(out_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GliomaError(f"{folder}: the folder cannot be made ({error.strerror}); choose another one.") from error
+    written: list[Path] = []
+    with opened(paths) as arms:
+        for name, draw in _applicable(arms):
+            figure = draw()
+            written += [_save(figure, folder / f"{name}.{kind}") for kind in formats]
+        if animation and _has_pictures(arms) and max(len(arm.days) for arm in arms) > 1:
+            written.append(_animate(arms, folder / "animation.gif"))
+    if not written:
+        raise GliomaError(f"{paths[0]}: the file holds neither fields, observables nor a ledger to draw.")
+    return written
+
+
+_animate = animation
+
+
+def _has_pictures(arms: Sequence[Arm]) -> bool:
+    return any(arm.dimensions in (2, 3) and arm.fields(["tumour"]) for arm in arms)
+
+
+def _applicable(arms: Sequence[Arm]) -> list[tuple[str, Callable[[], Figure]]]:
+    """Names and makers of the figures for which the files have the data."""
+    drawn = [arm for arm in arms if arm.fields(FIELDS)]
+    days = choose_days(drawn) if drawn else None
+    figures: list[tuple[str, Callable[[], Figure]]] = [
+        (f"slices_{slug}", lambda arm=arm: slices(arm, days))  # type: ignore[misc]
+        for arm, slug in zip(arms, _slugs(names_of(arms)), strict=True)
+        if arm in drawn
+    ]
+    if len(arms) > 1 and _has_pictures(arms):
+        figures.append(("comparison", lambda: comparison(arms)))
+    burdens = [arm.curve("burden_cells") is not None for arm in arms]
+    if any(burdens):
+        figures.append(("time_courses", lambda: time_courses(arms)))
+    if all(burdens):
+        figures.append(("outcome", lambda: outcome(arms)))
+    if any(arm.imbalances() for arm in arms):
+        figures.append(("ledger", lambda: ledger(arms)))
+    return figures
+
+
+def _slugs(names: Sequence[str]) -> list[str]:
+    """File names from names of arms; numbered where only signs told those apart."""
+    plain = [re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "run" for name in names]
+    return [slug if plain.count(slug) == 1 else f"{slug}_{k + 1}" for k, slug in enumerate(plain)]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    try:
+        with rc_context(STYLE):
+            figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise GliomaError(f"{path}: the figure cannot be written ({error}).") from error
+    return path

@@ -1,0 +1,399 @@
+"""`run`: the host loop around the same blocks as `solve`, with output, checkpoints and progress.
+
+After each observation interval: finite? → observables → (frame → checkpoint) → progress. One compilation
+serves the whole run; nothing calls back from inside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .build import Experiment
+from .config.size import Size, size_of
+from .errors import GliomaError, Interrupted
+from .io._files import require_room
+from .io.checkpoint import load_checkpoint, partial_path, previous_path, save_checkpoint
+from .io.hdf5 import RunFile, RunWriter
+from .manifest import digest, layout
+from .model import Carry, Model, balances
+from .observe import look, rim
+from .outcome import Course, summarise
+from .schedule import times
+from .solve import block
+from .window import GROW_AT, GROW_AT_RELATIVE, Window, inner_box
+
+COMMIT_EVERY_S = 2.0
+"""Observables reach the file at least this often, and with every frame."""
+
+RIM_TOLERANCE = 1e-4
+"""Tumour density on the window's rim above which a run warns: the front's tail then feels the wall."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display needs: arm, day reached, last day, seconds used and expected still."""
+
+    arm: str
+    day: float
+    end_day: float
+    elapsed_s: float
+    remaining_s: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished arm.
+
+    Attributes:
+        more: entries of ``summary`` that modules and events add, with their labels.
+    """
+
+    arm: str
+    path: Path
+    course: Course
+    summary: dict[str, Any]
+    status: str
+    warnings: tuple[str, ...]
+    elapsed_s: float
+    more: dict[str, str] = field(default_factory=dict)
+
+
+def run(
+    experiment: Experiment,
+    path: str | Path,
+    report: Callable[[Progress], None] | None = None,
+    config_text: str = "",
+    stop: Callable[[], Any] | None = None,
+) -> Result:
+    """Simulate one arm and write it to ``path``.
+
+    Args:
+        report: called after every observation interval.
+        config_text: the configuration file's text, kept in the output.
+        stop: asked before every observation interval; when it says yes the run saves itself and ends.
+
+    Raises:
+        GliomaError: if the disk cannot hold the output, the state stops being finite, or the file cannot be
+            written; what was written stays.
+        Interrupted: after ``stop``.
+    """
+    path = Path(path)
+    size = output_size(experiment)
+    require_room(path, size.file + size.beside)
+    grows = experiment.config.numerics.grow_window
+    window = Window(inner_box(experiment.model, experiment.initial, experiment.schedule) if grows else None)
+    fresh = _Loop(experiment, window, window.cut(_start(experiment)))
+    described = layout(experiment, config_text)
+    fresh.run_id = described["attributes"]["run_id"]
+    with RunWriter.create(path, **described) as writer:
+        for old in _checkpoints(path):  # of the run that the new file has replaced
+            old.unlink(missing_ok=True)
+        return fresh.go(writer, path, 0, report, stop)
+
+
+def resume(
+    experiment: Experiment,
+    path: str | Path,
+    report: Callable[[Progress], None] | None = None,
+    stop: Callable[[], Any] | None = None,
+) -> Result:
+    """Go on from the checkpoint beside ``path``, bit for bit as if the run had not been interrupted.
+
+    Args:
+        report, stop: as for `run`.
+
+    Raises:
+        GliomaError: if there is no usable checkpoint, or it belongs to another configuration or run.
+        Interrupted: after ``stop``.
+    """
+    path = Path(path)
+    arrays, meta = load_checkpoint(checkpoint_path(path))
+    if meta.get("config_sha256") != digest(experiment):
+        raise GliomaError(f"The checkpoint beside {path} belongs to another configuration; run it anew.")
+    with RunFile(path) as file:
+        run_id = file.attrs.get("run_id")
+    if meta.get("run_id") != run_id:
+        raise GliomaError(f"The checkpoint beside {path} belongs to an earlier run of that name; run it anew.")
+    window = Window(None if meta["box"] is None else tuple((int(a), int(b)) for a, b in meta["box"]))
+    like = window.cut(_start(experiment))
+    leaves, structure = jax.tree.flatten(like)
+    stored = [jnp.asarray(arrays[f"leaf_{i}"]) for i in range(len(leaves))]
+    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(stored, leaves, strict=True)):
+        raise GliomaError(f"The checkpoint beside {path} does not fit this model; run it anew.")
+    carry = jax.tree.unflatten(structure, stored)
+    loop = _Loop(experiment, window, carry, start_totals=meta["start_totals"])
+    j = int(meta["interval"])
+    loop.run_id, loop.saved = run_id, j
+    loop.recall(path, j)
+    with RunWriter.reopen(path, keep_until_day=float(experiment.days[j])) as writer:
+        return loop.go(writer, path, j, report, stop)
+
+
+def output_size(experiment: Experiment) -> Size:
+    """What the run will take on the disk, about."""
+    model = experiment.model
+    cells, width = model.tissue.grid.size, model.tissue.white.dtype.itemsize
+    return size_of(cells, len(model.outputs), len(experiment.frames), len(experiment.days), width)
+
+
+def _start(experiment: Experiment) -> Carry:
+    return experiment.model.start(experiment.initial, experiment.schedule.events)
+
+
+def checkpoint_path(path: str | Path) -> Path:
+    """Where the checkpoint of a run file lies."""
+    return Path(path).with_suffix(".checkpoint")
+
+
+def _checkpoints(path: Path) -> tuple[Path, ...]:
+    """Every file that checkpoints of the run at ``path`` may have left."""
+    newest = checkpoint_path(path)
+    return newest, previous_path(newest), partial_path(newest)
+
+
+@jax.jit
+def _advance(fixed, carry: Carry, j):
+    model, schedule, plan, instants, medium = fixed
+
+    def one(b, carry):
+        return block(model, schedule, plan, instants, medium, carry, j, b, padded=False)
+
+    return lax.fori_loop(0, plan.count[j], one, carry)
+
+
+@jax.jit
+def _prepare(model: Model):
+    return model.prepare()
+
+
+@partial(jax.jit, static_argnums=1)
+def _at_rim(carry: Carry, cells: tuple[str, ...]):
+    """Whether anything has come to the rim of the window."""
+    dense = [rim(carry.x[name]) > GROW_AT for name in cells]
+    substances = [v for name, v in carry.x.items() if name not in cells]
+    far = [rim(v) > GROW_AT_RELATIVE * jnp.max(v) for v in (*substances, *carry.warm.values())]
+    return jnp.any(jnp.stack(dense + far))
+
+
+@eqx.filter_jit
+def _fields(model: Model, carry: Carry, medium, t):
+    """The fields worth storing."""
+    q = model.quantities(carry.x, carry.warm, medium, t, jnp.zeros_like(t))
+    return {f.name: carry.x[f.name] if f.name in carry.x else q[f.name] for f in model.outputs}
+
+
+_look = eqx.filter_jit(look)
+
+
+class _Loop:
+    def __init__(
+        self, experiment: Experiment, window: Window, carry: Carry, start_totals: dict[str, float] | None = None
+    ):
+        self.experiment = experiment
+        self.shape = experiment.model.tissue.grid.shape
+        events = experiment.schedule.events
+        self.signs = balances(experiment.model, events) if experiment.model.ledger else {}
+        self.start_totals = start_totals
+        self.run_id: str | None = None
+        self.saved: int | None = None  # the interval of the newest checkpoint
+        self.rows: list[tuple[float, dict[str, float]]] = []
+        self.pending: list[tuple[float, dict[str, float], dict[str, float]]] = []
+        self.committed = time.perf_counter()
+        self.rim = 0.0
+        self._enter(window, carry)
+
+    def _enter(self, window: Window, carry: Carry) -> None:
+        """Compute on ``window`` from now on; ``carry`` is the state there."""
+        experiment = self.experiment
+        self.window, self.carry = window, carry
+        self.model = window.model(experiment.model)
+        self.schedule = window.schedule(experiment.schedule)
+        self.medium = _prepare(self.model)
+        self.idle_model = self.model.without_carriers()
+        days = jnp.asarray(experiment.days, self.model.tissue.white.dtype)
+        self.instants = times(self.model, self.schedule, days)
+
+    def _model_for(self, j: int) -> Model:
+        """The model of interval ``j``: what carriers bring about is left out while hardly any is alive."""
+        experiment = self.experiment
+        least = experiment.config.numerics.idle_below_cells
+        if "carriers" not in self.model or self.rows[-1][1]["carriers_cells"] >= least:
+            return self.model
+        start, end = experiment.days[j], experiment.days[min(j + 1, len(experiment.days) - 1)]
+        due = [day for e in experiment.schedule.events for day in np.asarray(e.day) if start <= day < end]
+        return self.model if due else self.idle_model
+
+    def _grow(self) -> None:
+        """Go on with the whole window when something has come to the rim of the inner one."""
+        if self.window.box is not None and bool(_at_rim(self.carry, self.model.cells)):
+            self._enter(Window(None), self.window.restore(self.carry, self.shape))
+
+    def recall(self, path: Path, last: int) -> None:
+        """Take over the observables that the interrupted run committed.
+
+        Raises:
+            GliomaError: if the file lacks something that was in it when the checkpoint was written.
+        """
+        days = self.experiment.days
+        framed = [float(days[i]) for i in sorted(self.experiment.frames) if i <= last]
+        with RunFile(path) as file:
+            if not set(framed) <= set(file.days.tolist()) or not set(days[: last + 1]) <= set(file.observable_days):
+                raise GliomaError(f"{path} lacks days that its checkpoint goes on from; run it anew.")
+            names = [*file.observables]
+            columns = {name: file.observable(name) for name in names}
+            for i, day in enumerate(file.observable_days):
+                if day <= self.experiment.days[last]:
+                    self.rows.append((float(day), {name: float(columns[name][i]) for name in names}))
+        self.rim = max((v["rim_density"] for _, v in self.rows), default=0.0)
+
+    def go(self, writer: RunWriter, path: Path, first: int, report, stop=None) -> Result:
+        experiment, config = self.experiment, self.experiment.config
+        days = experiment.days
+        began = time.perf_counter()
+        warm_start: tuple[float, float] | None = None
+        if self.saved is None:
+            self._record(writer, path, 0)
+        status = "finished"
+        for j in range(first, len(days) - 1):
+            if stop is not None and stop():
+                self._leave(writer, path, j)
+            self._grow()
+            fixed = (self._model_for(j), self.schedule, experiment.plan, self.instants, self.medium)
+            self.carry = _advance(fixed, self.carry, jnp.asarray(j))
+            seen = self._record(writer, path, j + 1)
+            now = time.perf_counter()
+            if warm_start is None:  # the first interval compiled
+                warm_start = (days[j + 1], now)
+            if report is not None:
+                speed = (now - warm_start[1]) / max(days[j + 1] - warm_start[0], 1e-9)
+                report(Progress(config.arm, days[j + 1], days[-1], now - began, speed * (days[-1] - days[j + 1])))
+            limit = config.time.stop_at_cells
+            if limit is not None and seen["burden_cells"] >= limit:
+                status = f"stopped: burden reached {limit:.3g} cells on day {days[j + 1]:g}"
+                break
+        return self._finish(writer, path, status, time.perf_counter() - began)
+
+    def _record(self, writer: RunWriter, path: Path, j: int) -> dict[str, float]:
+        experiment, config = self.experiment, self.experiment.config
+        day = float(experiment.days[j])
+        thresholds = (config.outcome.t1gd_threshold, config.outcome.flair_threshold)
+        seen, totals = jax.device_get(
+            _look(self.model, self.schedule.events, self.carry, self.medium, self._at(day), thresholds)
+        )
+        values = {k: float(v) for k, v in seen.items()}
+        limit = config.time.stop_at_cells
+        fields = None
+        if j in experiment.frames or (limit is not None and values["burden_cells"] >= limit):
+            fields = self._frame(day)
+        if not all(np.isfinite(v).all() for v in (*values.values(), *totals.values(), *(fields or {}).values())):
+            self._commit(writer)
+            raise GliomaError(
+                f"Arm {config.arm!r}: a field stopped being finite by day {day:g} (NaN or overflow). "
+                f"Frames up to then are in {path}. Look for extreme parameters, or set numerics.precision = 'float64'."
+            )
+        self.pending.append((day, values, self._ledger_row(totals)))
+        self.rows.append((day, values))
+        self.rim = max(self.rim, values["rim_density"])
+        if fields is not None:
+            self._commit(writer)
+            writer.append_frame(day, fields)
+            self._save(path, j)
+        elif time.perf_counter() - self.committed > COMMIT_EVERY_S:
+            self._commit(writer)
+        return values
+
+    def _save(self, path: Path, j: int) -> None:
+        """Write the checkpoint of the state after interval ``j``; what the run file holds of it is on the disk."""
+        leaves = jax.tree.leaves(self.carry)
+        save_checkpoint(
+            checkpoint_path(path),
+            {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)},
+            {
+                "interval": j,
+                "run_id": self.run_id,
+                "config_sha256": digest(self.experiment),
+                "start_totals": self.start_totals,
+                "box": self.window.box,
+            },
+        )
+        self.saved = j
+
+    def _leave(self, writer: RunWriter, path: Path, j: int) -> NoReturn:
+        """End after interval ``j`` with nothing lost."""
+        if self.saved != j:
+            self._commit(writer)
+            writer.sync()
+            self._save(path, j)
+        day, end = self.experiment.days[j], self.experiment.days[-1]
+        raise Interrupted(
+            f"Arm {self.experiment.config.arm!r} was interrupted after day {day:g} of {end:g}; {path} is saved."
+        )
+
+    def _frame(self, day: float) -> dict[str, np.ndarray]:
+        model, carry, medium = self.model, self.carry, self.medium
+        if self.window.box is not None:  # quantities that fill the brain are wanted outside the box too
+            model = self.experiment.model
+            carry, medium = self.window.restore(carry, self.shape), _prepare(model)
+        return {k: np.asarray(v) for k, v in _fields(model, carry, medium, self._at(day)).items()}
+
+    def _at(self, day: float):
+        return jnp.asarray(day, self.model.tissue.white.dtype)
+
+    def _commit(self, writer: RunWriter) -> None:
+        """Write the observables that have come together; one row at a time would cost more than computing it."""
+        if self.pending:
+            days = np.asarray([d for d, _, _ in self.pending])
+            seen, ledger = [row for _, row, _ in self.pending], [row for _, _, row in self.pending]
+            writer.append_observables(days, _columns(seen), _columns(ledger))
+        self.pending = []
+        self.committed = time.perf_counter()
+
+    def _ledger_row(self, totals) -> dict[str, float]:
+        if not self.experiment.model.ledger:
+            return {}
+        k = float(self.experiment.model.capacity_cells_per_mm3)
+        total = {name: float(v) for name, v in totals.items()}
+        if self.start_totals is None:
+            self.start_totals = total
+        entry = {name: float(v[0]) + float(v[1]) for name, v in self.carry.ledger.items()}
+        unit = {name: k if name in self.model.cells else 1.0 for name in total}
+        row = {f"{name}_total": v * unit[name] for name, v in total.items()}
+        for name, signs in self.signs.items():
+            expected = self.start_totals[name] + sum(sign * entry[e] for e, sign in signs.items())
+            scale = max(total[name], self.start_totals[name], *(entry[e] for e in signs), 1e-300)
+            row[f"{name}_imbalance"] = (total[name] - expected) / scale
+            row |= {e: entry[e] * unit[name] for e in signs}
+        return row
+
+    def _finish(self, writer: RunWriter, path: Path, status: str, elapsed: float) -> Result:
+        self._commit(writer)
+        config = self.experiment.config
+        course = Course.from_rows(config.arm, config.label, self.rows)
+        kept = [o for o in self.experiment.observables if o.outcome and o.name in course]
+        summary = summarise(course, config.outcome, [(o.name, o.outcome) for o in kept])
+        writer.finish(status, summary)
+        for old in _checkpoints(path):
+            old.unlink(missing_ok=True)
+        warnings = list(self.experiment.warnings)
+        if self.rim > RIM_TOLERANCE:
+            warnings.append(
+                f"the tumour reached the rim of the computed window (density {self.rim:.2g}); "
+                "enlarge tissue.window.half_width_mm"
+            )
+        more = {o.name: o.long_name if o.unit == "1" else f"{o.long_name} [{o.unit}]" for o in kept}
+        return Result(config.arm, path, course, summary, status, tuple(warnings), elapsed, more)
+
+
+def _columns(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    return {k: np.asarray([row[k] for row in rows]) for k in rows[0]}

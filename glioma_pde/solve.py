@@ -1,0 +1,169 @@
+"""`solve`: the pure, differentiable run.
+
+``solve(model, schedule, initial, plan, save_days)`` is a function of arrays: `jax.jit`, `jax.grad` and `jax.vmap`
+apply to it with respect to every parameter, initial field, dose amount, day and position. `run` (the host
+loop) takes the same blocks one chunk at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .delivery import Schedule
+from .model import Carry, Model
+from .schedule import STEPS_PER_BLOCK, Plan, make_plan, times
+
+FEW_BLOCKS = 16
+"""Up to so many blocks a reverse pass may hold a carry for each."""
+
+
+class Solution(eqx.Module):
+    """What a run leaves, saved before the events of each save day.
+
+    Attributes:
+        days: ``(T,)`` [day].
+        saved: whatever ``save`` returned, with a leading axis of length T; by default the transported fields.
+        final: the carry after the last day.
+    """
+
+    days: Array
+    saved: Any
+    final: Carry
+
+    def __getitem__(self, name: str) -> Array:
+        """Saved values of that name, ``(T, …)``."""
+        return self.saved[name]
+
+
+_recompute = partial(jax.checkpoint, prevent_cse=False)
+"""For bodies of a scan, which XLA cannot merge with their first computation."""
+
+
+def block(
+    model: Model, schedule: Schedule, plan: Plan, instants: Array, medium, carry: Carry, j, b, padded: bool
+) -> Carry:
+    """Block ``b`` of save interval ``j``: its events, then its equal steps.
+
+    Args:
+        padded: whether ``b`` may be a padding block, which is then skipped. XLA on CPU computes the branches of a
+            condition on one core, so callers that know the number of blocks say ``False``; a block without
+            steps then takes steps of length zero.
+    """
+    for group, index in zip(schedule.events, plan.events, strict=True):
+        i = index[j, b]
+
+        def happen(c: Carry, group=group, i=i) -> Carry:
+            return model.happen(group, i, c, medium)
+
+        carry = lax.cond(i >= 0, happen, lambda c: c, carry)
+
+    parts = plan.parts[j, b]
+    lower, upper = instants[plan.lower[j, b]], instants[plan.upper[j, b]]
+    n = jnp.maximum(parts, 1) * STEPS_PER_BLOCK
+    dt = (upper - lower) / n.astype(lower.dtype)
+    first = plan.part[j, b] * STEPS_PER_BLOCK
+
+    def advance(c: Carry) -> Carry:
+        @_recompute
+        def one(c, k):
+            return model.step(
+                c, medium, lower + (upper - lower) * ((first + k).astype(lower.dtype) / n.astype(lower.dtype)), dt
+            ), None
+
+        return lax.scan(one, c, jnp.arange(STEPS_PER_BLOCK))[0]
+
+    return lax.cond(parts > 0, advance, lambda c: c, carry) if padded else advance(carry)
+
+
+def solve(
+    model: Model,
+    schedule: Schedule,
+    initial: Mapping[str, Array] | Carry,
+    plan: Plan,
+    save_days: Array | Sequence[float],
+    save: Callable[[Model, Carry, Any, Array], Any] | None = None,
+) -> Solution:
+    """Run the model over the plan.
+
+    Args:
+        initial: fields at the first save day (missing ones are zero), or a carry to continue from.
+        plan: from `make_plan` for the same schedule, or one of its `stack` under `jax.vmap`.
+        save: what to keep at each save day, ``(model, carry, medium, day) → pytree``; by default the
+            transported fields.
+
+    Memory of a reverse pass: with N steps in all, about 2 √N carries and the inside of one step, whatever the
+    save days are; a gradient then costs about five solves. States that ``save`` returns come on top.
+    """
+    save = save or (lambda model, carry, medium, day: carry.x)
+    medium = model.prepare()
+    days = jnp.asarray(save_days, model.tissue.white.dtype)
+    instants = times(model, schedule, days)
+    carry = initial if isinstance(initial, Carry) else model.start(initial)
+    carry = model.expect(schedule.events, carry)
+
+    count, width = plan.saves - 1, plan.lower.shape[1]
+    intervals, blocks = _groups(count, width)
+    rounds = -(-count // intervals), -(-width // blocks)  # groups of intervals, groups of blocks in an interval
+    plan = plan.padded_to(rounds[0] * intervals, rounds[1] * blocks)
+    days_after = jnp.pad(days[1:], (0, rounds[0] * intervals - count), mode="edge")
+
+    def one_block(carry, jb):
+        j, b = jb
+        return block(model, schedule, plan, instants, medium, carry, j, b, plan.padded), None
+
+    def some_blocks(carry, jg):
+        j, g = jg
+        b = g * blocks + jnp.arange(blocks)
+        return lax.scan(one_block, carry, (jnp.full(blocks, j), b))
+
+    def interval(carry, j):
+        run = some_blocks if rounds[1] == 1 else _recompute(some_blocks)
+        carry, _ = lax.scan(run, carry, (jnp.full(rounds[1], j), jnp.arange(rounds[1])))
+        return carry, jax.checkpoint(save)(model, carry, medium, days_after[j])
+
+    def some_intervals(carry, h):
+        return lax.scan(interval, carry, h * intervals + jnp.arange(intervals))
+
+    first = save(model, carry, medium, days[0])
+    run = _recompute(some_intervals) if rounds[0] > 1 and rounds[1] == 1 else some_intervals
+    carry, rest = lax.scan(run, carry, jnp.arange(rounds[0]))
+    rest = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], rest)
+    saved = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), first, rest)
+    return Solution(days, saved, carry)
+
+
+def _groups(intervals: int, blocks: int) -> tuple[int, int]:
+    """How many intervals, and how many blocks of an interval, form one checkpoint.
+
+    A reverse pass holds one carry for each group and one for each step of a group, which is least for √N groups of
+    √N steps. Either whole intervals are grouped or the blocks of each.
+    """
+    if intervals * blocks <= FEW_BLOCKS:
+        return intervals, blocks
+    ideal = math.sqrt(intervals * blocks / STEPS_PER_BLOCK)
+    if ideal >= blocks:
+        groups = -(-intervals // max(1, round(ideal / blocks)))
+        return -(-intervals // groups), blocks
+    return 1, -(-blocks // max(1, round(blocks / ideal)))
+
+
+def simulate(
+    model: Model,
+    initial: Mapping[str, Array],
+    save_days: Sequence[float],
+    schedule: Schedule | None = None,
+    dt: float = 0.5,
+    save: Callable[[Model, Carry, Any, Array], Any] | None = None,
+) -> Solution:
+    """Plan and solve in one call, with a step no longer than ``dt`` [day] and than the model allows."""
+    schedule = schedule or Schedule()
+    plan = make_plan(model, schedule, save_days, min(dt, model.largest_step()))
+    return eqx.filter_jit(solve)(model, schedule, initial, plan, jnp.asarray(save_days), save)

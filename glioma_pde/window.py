@@ -1,0 +1,109 @@
+"""A computed window that grows with what is in it.
+
+Most of a brain is empty for most of a run. `inner_box` finds a box around everything that starts out
+in the tissue, `Window` cuts model and state down to it and puts fields back; the host loop enlarges the window as
+soon as anything on its rim exceeds `GROW_AT` or `GROW_AT_RELATIVE`, so what is cut off never matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .delivery import Schedule
+from .model import Carry, Model
+
+GROW_AT = 1e-5
+"""Density (fraction of K) on the rim at which the window grows."""
+
+GROW_AT_RELATIVE = 1e-4
+"""The same for concentrations (attractant, drug), relative to their largest value."""
+
+_EMPTY = 1e-8
+"""Density under which a cell counts as empty at the start."""
+
+_MARGIN_MM = 12.0
+_WORTH = 0.6
+"""A box that saves less than 40 % of the cells is not worth its compilation."""
+
+Box = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A box of cells of the whole grid; ``None`` stands for all of it."""
+
+    box: Box | None
+
+    @property
+    def slices(self) -> Any:
+        return (...,) if self.box is None else tuple(slice(a, b) for a, b in self.box)
+
+    def model(self, model: Model) -> Model:
+        """The model on the box: its tissue, and every grid-shaped parameter, cut out."""
+        if self.box is None:
+            return model
+        shape = model.tissue.grid.shape
+        start, stop = zip(*self.box, strict=True)
+        modules = jax.tree.map(lambda a: a[self.slices] if jnp.shape(a) == shape else a, model.modules)
+        return eqx.tree_at(lambda m: (m.tissue, m.modules), model, (model.tissue.crop(start, stop), modules))
+
+    def schedule(self, schedule: Schedule) -> Schedule:
+        """The schedule on the box."""
+        return schedule if self.box is None else Schedule(tuple(e.cut(self.slices) for e in schedule.events))
+
+    def cut(self, carry: Carry) -> Carry:
+        """The state on the box, from the state on the whole grid."""
+        fields = {k: v[self.slices] for k, v in carry.x.items()}
+        return Carry(fields, {k: v[self.slices] for k, v in carry.warm.items()}, carry.ledger)
+
+    def put_back(self, values: Any, shape: tuple[int, ...]) -> np.ndarray:
+        """A field on the whole grid, zero outside the box."""
+        if self.box is None:
+            return np.asarray(values)
+        whole = np.zeros(shape, np.asarray(values).dtype)
+        whole[self.slices] = np.asarray(values)
+        return whole
+
+    def restore(self, carry: Carry, shape: tuple[int, ...]) -> Carry:
+        """The state on the whole grid; nothing is lost, what lay outside the box was zero."""
+
+        def back(fields):
+            return {k: jnp.asarray(self.put_back(v, shape)) for k, v in fields.items()}
+
+        return Carry(back(carry.x), back(carry.warm), carry.ledger)
+
+
+def inner_box(model: Model, initial: dict[str, Any], schedule: Schedule) -> Box | None:
+    """The box around the initial fields (above `_EMPTY`) and all that events add, with a margin.
+
+    ``None`` if the whole grid is hardly larger, or radial, or if a field is not confined to where cells are.
+    """
+    grid = model.tissue.grid
+    if grid.geometry == "radial" or any(f.everywhere for f in model.fields):
+        return None
+    low, high = np.full(grid.ndim, np.inf), np.full(grid.ndim, -np.inf)
+    for values in initial.values():
+        cells = np.argwhere(np.asarray(values) > _EMPTY)
+        if cells.size:
+            low, high = np.minimum(low, cells.min(axis=0)), np.maximum(high, cells.max(axis=0))
+    for event in schedule.events:
+        reach = event.extent(grid)
+        if reach is not None:
+            low, high = np.minimum(low, reach[0]), np.maximum(high, reach[1])
+    if not np.all(np.isfinite(low)):
+        return None
+    spacing = np.asarray(grid.spacing_mm)
+    start = np.maximum(np.floor(low - _MARGIN_MM / spacing), 0).astype(int)
+    stop = np.minimum(np.ceil(high + _MARGIN_MM / spacing) + 1, grid.shape).astype(int)
+    if (
+        np.prod(stop - start) > _WORTH * grid.size
+        or not np.asarray(model.tissue.mask)[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].any()
+    ):
+        return None
+    return tuple((int(a), int(b)) for a, b in zip(start, stop, strict=True))

@@ -1,0 +1,159 @@
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not part of the installed package
+
+from benchmarks import __main__ as program
+from benchmarks.machine import Copies
+from benchmarks.therapy import count_sweeps, many_intervals
+from glioma_pde.biology.attractant import Attractant
+from glioma_pde.biology.tumour import Tumour
+from glioma_pde.delivery import Schedule, gaussian
+from glioma_pde.model import Model
+from glioma_pde.numerics.elliptic import sweeps_cold
+from glioma_pde.numerics.stepping import Euler
+from glioma_pde.schedule import make_plan, times
+from glioma_pde.tissue import Tissue
+
+HEAD = {
+    "date_utc",
+    "device",
+    "machine",
+    "versions",
+    "git_revision",
+    "glibc_tunables",
+    "quick",
+    "copy",
+    "cases",
+    "ratios",
+}
+CASE = {
+    "name", "shape", "cells", "cells_inside", "stages", "ledger", "steps", "seconds", "trace_s", "compile_s",
+    "ms_per_step", "ms_per_step_best", "million_cell_steps_per_s", "million_cell_stages_per_s",
+    "fraction_of_copy_limit", "solves_per_step", "sweeps_per_step", "sweeps_cold_per_solve",
+}  # fmt: skip
+
+THERAPY = """
+[tissue]
+kind = "phantom"
+geometry = "sphere"
+shape = [16, 16, 16]
+spacing_mm = 2.0
+[tumour]
+initial = { kind = "gaussian", centre_mm = [0.0, 0.0, 0.0], sigma_mm = 4.0, peak = 0.9 }
+[carriers]
+[attractant]
+[prodrug]
+courses = [{ start_day = 1.0, end_day = 3.0, dose_mg_per_kg_per_day = 150.0 }]
+[drug]
+[[schedule.injections]]
+days = [0.0]
+cells = 1e7
+sites_mm = [[8.0, 0.0, 0.0]]
+sigma_mm = 3.0
+[time]
+end_day = 4.0
+observe_every_days = 1.0
+"""
+
+
+def test_the_smallest_tumour_case_runs_end_to_end(tmp_path, capsys):
+    out = tmp_path / "result.json"
+    argv = ["--quick", "--sizes", "16", "--no-therapy", "--copy-mib", "1", "--device", "cpu", "--out", str(out)]
+    assert program.main(argv) == 0
+    result = json.loads(out.read_text())
+    assert set(result) == HEAD
+    assert result["device"]["platform"] == "cpu"
+    assert set(result["copy"]["gb_per_s"]) == {"numpy_1", "numpy_n", "xla"}
+    assert [c["name"] for c in result["cases"]] == ["tumour_euler_16", "tumour_ssprk2_16"]
+    for case in result["cases"]:
+        assert set(case) == CASE
+        assert case["cells"] == 16**3 > case["cells_inside"] > 0
+        assert len(case["seconds"]) == 3
+        # the rates follow from what was measured, at 12 B per cell-step
+        rate = case["cells"] * case["steps"] / np.median(case["seconds"]) / 1e6
+        assert case["million_cell_steps_per_s"] == pytest.approx(rate)
+        limit = result["copy"]["limit_gb_per_s"] * 1e3 / 12
+        assert case["fraction_of_copy_limit"] == pytest.approx(rate / limit)
+    printed = capsys.readouterr().out
+    assert "tumour_ssprk2_16" in printed
+    assert str(out) in printed
+
+
+def test_the_copies_copy():
+    copies = Copies(jax.devices("cpu")[0], mib=1)
+    copies.sample(2)
+    result = copies.result()
+    assert all(v["samples"] == 2 and 0 < v["min"] <= v["median"] <= v["max"] for v in result["gb_per_s"].values())
+    assert result["limit_gb_per_s"] == max(v["median"] for v in result["gb_per_s"].values())
+
+
+def test_sweeps_are_those_the_solver_made():
+    tissue = Tissue.phantom("box", (12, 12), 1.0, dtype=jnp.float32)
+    model = Model(tissue, [Tumour(), Attractant()], stepper=Euler(), ledger=False)
+    plan = make_plan(model, Schedule(), [0.0, 2.0], 0.5)
+    instants = times(model, Schedule(), jnp.asarray([0.0, 2.0], jnp.float32))
+    u = 0.5 * gaussian(tissue.grid, jnp.zeros(2, jnp.float32), jnp.asarray(2.0, jnp.float32))
+    medium = model.prepare()
+    ends = (jnp.asarray(0, jnp.int32), jnp.asarray(1, jnp.int32))
+    args = (model, Schedule(), plan, instants, medium, model.start({"tumour": u}), *ends)
+    before = jax.jit(lambda *a: many_intervals(*a))(*args)
+    done, cold = count_sweeps(model, args)
+    attractant = model["attractant"]
+    alone = int(sweeps_cold(medium["attractant"], attractant.decay_per_day, attractant.tolerance))
+    assert cold == {"attractant": [alone] * plan.steps}
+    assert len(done["attractant"]) == plan.steps
+    # nothing to start from at first: a full cold solve, in pairs; then the last step's field is a good guess
+    assert max(done["attractant"]) == 2 * ((alone + 1) // 2)
+    assert sum(done["attractant"]) < 0.8 * alone * plan.steps
+    # once counted, the solver is itself again and gives the same
+    after = jax.jit(lambda *a: many_intervals(*a))(*args)
+    np.testing.assert_array_equal(before.x["tumour"], after.x["tumour"])
+
+
+@pytest.mark.slow
+def test_the_therapy_runs_end_to_end(tmp_path):
+    config, out = tmp_path / "therapy.toml", tmp_path / "result.json"
+    config.write_text(THERAPY)
+    argv = ["--quick", "--sizes", "--copy-mib", "1", "--config", str(config), "--out", str(out)]
+    assert program.main(argv) == 0
+    result = json.loads(out.read_text())
+    alone, whole, ledger = result["cases"]
+    assert [c["ledger"] for c in result["cases"]] == [False, False, True]
+    assert alone["steps"] == whole["steps"] == ledger["steps"] == 4
+    assert whole["solves_per_step"] == {"attractant": 2.0, "drug": 2.0}
+    assert 0 < whole["sweeps_per_step"]["attractant"] < 2 * whole["sweeps_cold_per_solve"]["attractant"] + 2
+    assert result["ratios"]["therapy_step_per_tumour_step"] == pytest.approx(
+        whole["ms_per_step"] / alone["ms_per_step"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "words"),
+    [
+        (["--sizes", "4"], 2, "from 8 on"),
+        (["--sizes", "--copy-mib", "1", "--config", "nowhere.toml"], 1, "does not exist"),
+    ],
+)
+def test_mistakes_are_named(argv, status, words, capsys):
+    assert program.main(argv) == status
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="there is a GPU to measure")
+def test_a_missing_gpu_is_named(capsys):
+    assert program.main(["--device", "gpu"]) == 1
+    assert "finds no gpu" in capsys.readouterr().err
+
+
+def test_a_configuration_without_therapy_is_refused(tmp_path, capsys):
+    config = tmp_path / "alone.toml"
+    config.write_text(THERAPY.split("[carriers]")[0] + "[time]\nend_day = 4.0\n")
+    assert program.main(["--sizes", "--copy-mib", "1", "--config", str(config)]) == 1
+    assert "no therapy to time" in capsys.readouterr().err
