@@ -1,37 +1,10 @@
-"""Every parameter once: symbol, unit, default, range, source. Imports nothing, so that checking is fast.
-
-Keys are the dotted paths used in configuration files, in ``--set`` and by ``eqx.tree_at``.
-Sources are abbreviated; the README's reference list has them in full. *Assumption* marks a value for which
-no source was found.
-"""
+"""Parameters of the core model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from .base import HUGE, Parameter
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """One scalar parameter.
-
-    Attributes:
-        low, high: bounds outside which a value is refused; physical limits, wider than any plausible range.
-        plausible: what the literature gives, as text for the table.
-    """
-
-    symbol: str
-    unit: str
-    default: float
-    low: float
-    high: float
-    plausible: str
-    source: str
-    meaning: str
-
-
-_HUGE = 1e12
-
-PARAMETERS: dict[str, Parameter] = {
+CORE: dict[str, Parameter] = {
     # -- tissue and tumour ----------------------------------------------------------------------
     "capacity_cells_per_mm3": Parameter(
         "K", "cells/mm3", 1e5, 1.0, 1e9, "1e5–1e6", "order used by Rockne et al. 2010", "carrying capacity"
@@ -93,7 +66,7 @@ PARAMETERS: dict[str, Parameter] = {
         "chemotactic sensitivity per unit of sensed signal (linear: per unit a; receptor, logarithmic: of order D_s)",
     ),
     "carriers.taxis.receptor_constant": Parameter(
-        "K_a", "units of a", 1.0, 1e-12, _HUGE, "–", "assumption", "dissociation constant of receptor sensing"
+        "K_a", "units of a", 1.0, 1e-12, HUGE, "–", "assumption", "dissociation constant of receptor sensing"
     ),
     # -- attractant -----------------------------------------------------------------------------
     "attractant.diffusivity_mm2_per_day": Parameter(
@@ -105,7 +78,7 @@ PARAMETERS: dict[str, Parameter] = {
         "attractant decay",
     ),
     "attractant.release_per_day": Parameter(
-        "β_a", "units of a/day", 1.7, 0.0, _HUGE, "–", "scale: a* = β_a/λ_a = 1 inside a full tumour",
+        "β_a", "units of a/day", 1.7, 0.0, HUGE, "–", "scale: a* = β_a/λ_a = 1 inside a full tumour",
         "attractant release by the tumour",
     ),
     # -- prodrug --------------------------------------------------------------------------------
@@ -137,7 +110,7 @@ PARAMETERS: dict[str, Parameter] = {
         "from q = 6.6e-15 (bacterial CD, Portnow et al. 2017 C_ss) at p = 0.36 mM", "conversion per living carrier"
     ),
     "prodrug.km_uM": Parameter(
-        "K_m", "µM", 800.0, 1e-9, _HUGE, "bacterial CD 17900, yeast CD 800",
+        "K_m", "µM", 800.0, 1e-9, HUGE, "bacterial CD 17900, yeast CD 800",
         "recollected; ratio 22 in Kievit et al. 1999", "Michaelis constant of the carriers' enzyme",
     ),
     # -- drug -----------------------------------------------------------------------------------
@@ -161,67 +134,10 @@ PARAMETERS: dict[str, Parameter] = {
         "E_max", "1/day", 0.35, 0.0, 1e4, "mouse TMZ 0.25–0.45",
         "assumption: the mouse temozolomide value", "largest kill rate",
     ),
-    "drug.kill.ic50_uM": Parameter("IC50", "µM", 5.0, 1e-12, _HUGE, "1–30", "recollected for 5-FU in glioma lines",
+    "drug.kill.ic50_uM": Parameter("IC50", "µM", 5.0, 1e-12, HUGE, "1–30", "recollected for 5-FU in glioma lines",
         "concentration of half effect"),
     "drug.kill.hill": Parameter("n", "1", 1.0, 1.0, 20.0, "–", "assumption", "Hill exponent"),
     "drug.kill.rate_per_uM_per_day": Parameter(
-        "k", "1/µM/day", 0.07, 0.0, _HUGE, "–", "assumption: E_max/IC50", "linear kill rate"
-    ),
-    # -- resistance -----------------------------------------------------------------------------
-    "resistance.spontaneous_per_day": Parameter(
-        "μ₀", "1/day", 1e-6, 0.0, 1e3, "–", "assumption", "rate at which tumour cells become resistant by themselves"
-    ),
-    "resistance.induced": Parameter(
-        "μ_c", "1", 1e-3, 0.0, 1e3, "–", "assumption",
-        "cells that become resistant for each that drugs kill (times E: a rate)",
-    ),
-    "resistance.drug_sensitivity": Parameter(
-        "ω", "1", 0.1, 0.0, 1.0, "ω ≪ 1", "assumption", "kill rate of resistant cells relative to tumour under the same drugs"
-    ),
-    # -- temozolomide -----------------------------------------------------------------------------
-    "temozolomide.absorption_per_h": Parameter(
-        "k_a", "1/h", 5.8, 1e-3, 1e4, "–", "Ostermann et al. 2004", "absorption of temozolomide"
-    ),
-    "temozolomide.clearance_l_per_h": Parameter(
-        "CL/F", "L/h", 10.0, 1e-3, 1e5, "8.8–11.2 (Jen et al. 2000)", "Ostermann et al. 2004", "apparent clearance"
-    ),
-    "temozolomide.volume_l": Parameter(
-        "V/F", "L", 30.3, 1e-3, 1e5, "–", "Ostermann et al. 2004; half-life ln 2 V/CL = 2.1 h",
-        "apparent volume of distribution",
-    ),
-    "temozolomide.csf_plasma_ratio": Parameter(
-        "π_T", "1", 0.20, 0.0, 1e3, "–", "Ostermann et al. 2004, ratio of the areas under the curves",
-        "CSF : plasma partition, used for brain tissue",
-    ),
-    "temozolomide.csf_exchange_per_h": Parameter(
-        "k_x", "1/h", 0.76, 1e-3, 1e4, "–", "Ostermann et al. 2004, CSF to plasma", "exchange between CSF and plasma"
-    ),
-    "temozolomide.molar_mass_g_per_mol": Parameter(
-        "M_T", "g/mol", 194.15, 1.0, 1e6, "–", "temozolomide, C6H6N6O2", "molar mass of temozolomide"
-    ),
-    "temozolomide.body_surface_m2": Parameter(
-        "–", "m2", 1.8, 0.01, 10.0, "1.5–2.2", "assumption: an adult", "body surface that doses refer to"
-    ),
-    "temozolomide.kill.emax_per_day": Parameter(
-        "E_max,T", "1/day", 0.35, 0.0, 1e4, "mouse 0.25–0.45, as means over days of dosing",
-        "assumption: the mouse value, here reached only while the level is high", "largest kill rate of temozolomide",
-    ),
-    "temozolomide.kill.ic50_uM": Parameter(
-        "IC50_T", "µM", 5.0, 1e-12, _HUGE, "–", "assumption: of the order of the highest level in CSF",
-        "concentration of half effect",
-    ),
-    "temozolomide.kill.hill": Parameter("n_T", "1", 1.0, 1.0, 20.0, "–", "assumption", "Hill exponent"),
-    "temozolomide.kill.rate_per_uM_per_day": Parameter(
-        "k_T", "1/µM/day", 0.07, 0.0, _HUGE, "–", "assumption: E_max/IC50", "linear kill rate"
-    ),
-    # -- surgery ----------------------------------------------------------------------------------
-    "surgery.edge_mm": Parameter(
-        "w", "mm", 1.0, 1e-6, 1e3, "–", "assumption: of the order of the spacing",
-        "width over which a resected ball goes over into untouched tissue",
+        "k", "1/µM/day", 0.07, 0.0, HUGE, "–", "assumption: E_max/IC50", "linear kill rate"
     ),
 }  # fmt: skip
-
-
-def default(key: str) -> float:
-    """The default value of a parameter, in its own unit."""
-    return PARAMETERS[key].default
