@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from .biology.tumour import Tumour
     from .build import build
     from .config import load as load_config
-    from .delivery import CarrierDoses, Schedule
+    from .delivery import (
+        CarrierDoses,
+        Intracavity,
+        Intracerebral,
+        Intranasal,
+        Intravenous,
+        Intraventricular,
+        Route,
+        Schedule,
+    )
     from .errors import ConfigError, GliomaError
     from .grid import Grid
     from .io.atlas import mni152
@@ -64,7 +73,10 @@ _NAMES = {
     "biology.tumour": ["Tumour"],
     "build": ["build"],
     "config": ["load_config"],
-    "delivery": ["CarrierDoses", "Schedule"],
+    "delivery": [
+        "CarrierDoses", "Intracavity", "Intracerebral", "Intranasal", "Intravenous", "Intraventricular", "Route",
+        "Schedule",
+    ],
     "errors": ["ConfigError", "GliomaError"],
     "grid": ["Grid"],
     "io.atlas": ["mni152"],

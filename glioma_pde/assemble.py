@@ -24,7 +24,7 @@ from .biology.surgery import Resections, ThresholdResections
 from .biology.temozolomide import OralDoses, Temozolomide
 from .biology.tumour import Tumour
 from .config import Config
-from .delivery import CarrierDoses
+from .delivery import CarrierDoses, Intracavity, Intracerebral, Intranasal, Intravenous, Intraventricular, Route
 from .parameters import PARAMETERS
 
 Shapes = dict[str, int]
@@ -124,7 +124,7 @@ def combination_of(config: Config) -> Combination | None:
 
 
 def events_of(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
-    """Everything that happens at an instant, injections first."""
+    """Everything that happens at an instant; of the same instant, what comes first in `EVENTS`."""
     for name, make in EVENTS.items():
         if getattr(config, name) is not None:
             yield from make(config, dtype, shapes)
@@ -150,6 +150,7 @@ def _resections(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
             "margin_mm": column("margin_mm", 0.0),
             "removed_fraction": column("removed_fraction", 0.0),
             "edge_mm": jnp.asarray(config.surgery.edge_mm, dtype),
+            "closed": config.surgery.cavity == "closed",
         }
         yield (
             Resections(**common)
@@ -159,10 +160,11 @@ def _resections(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
 
 
 EVENTS: dict[str, Callable[[Config, Any, Shapes], Iterator[Event]]] = {
-    "schedule": _injections,
     "surgery": _resections,
+    "schedule": _injections,
 }
-"""What makes the events of each section that has some; injections come first."""
+"""What makes the events of each section that has some. Doses of carriers come last: those of the day of an operation are
+given when it is done."""
 
 
 def _columns(rows: Sequence[Any], kind: type, least: int, dtype) -> list[Array]:
@@ -172,9 +174,32 @@ def _columns(rows: Sequence[Any], kind: type, least: int, dtype) -> list[Array]:
 
 
 def _doses(injection: Any, least: int, dtype) -> CarrierDoses:
-    days = injection.all_days()
-    days = days + [BEFORE] * (least - len(days))
-    doses = CarrierDoses.at_sites(
-        days, injection.cells, injection.sites_mm, injection.sigma_mm, injection.retained_fraction
+    rows = injection.arrivals()
+    rows = rows + [(BEFORE, 0.0)] * (least - len(rows))
+    days, cells = jnp.asarray(rows).T
+    route, sites = ROUTES[injection.route](injection), injection.sites()
+    lost = {
+        "retained_fraction": injection.retained_fraction,
+        "backflow_fraction": getattr(injection, "backflow_fraction", 0.0),
+    }
+    doses = (
+        CarrierDoses.at_sites(days, cells, sites, injection.width_mm(), route=route, **lost)
+        if sites
+        else CarrierDoses.along(route, days, cells, **lost)
     )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), doses)
+
+
+def _vascular(injection: Any) -> Intravenous:
+    return Intravenous({"vessels": "vessel_leakiness", "tumour": "tumour_cells"}[injection.leakiness])
+
+
+ROUTES: dict[str, Callable[[Any], Route]] = {
+    "intracerebral": lambda one: Intracerebral(),
+    "intracavity": lambda one: Intracavity(one.thickness_mm),
+    "intraventricular": lambda one: Intraventricular(one.depth_mm),
+    "intranasal": lambda one: Intranasal(),
+    "intravenous": _vascular,
+    "intra_arterial": _vascular,
+}
+"""What makes the route of an injection."""

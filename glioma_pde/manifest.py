@@ -30,9 +30,8 @@ from .parameters import PARAMETERS
 def layout(experiment: Experiment, text: str) -> dict[str, Any]:
     config, model = experiment.config, experiment.model
     tissue = model.tissue
-    maps = {
-        n: np.asarray(getattr(tissue, n)) for n in ("white", "grey", "csf", "mask") if getattr(tissue, n) is not None
-    }
+    kept = ("white", "grey", "csf", "mask", "ventricle_wall", "cavity")
+    maps = {n: np.asarray(getattr(tissue, n)) for n in kept if getattr(tissue, n) is not None}
     full = tissue.full_grid
     attributes: dict[str, Any] = {
         "title": config.title,

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from .base import Parameter
 from .core import CORE
+from .delivery import DELIVERY
 from .treatments import TREATMENTS
 
-PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS
+PARAMETERS: dict[str, Parameter] = CORE | DELIVERY | TREATMENTS
 """In the order of the README's table."""
 
 
