@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .biology.tumour import Tumour
     from .build import build
     from .config import load as load_config
+    from .control import make_controlled_plan
     from .delivery import CarrierDoses, Schedule
     from .errors import ConfigError, GliomaError
     from .grid import Grid
@@ -64,6 +65,7 @@ _NAMES = {
     "biology.tumour": ["Tumour"],
     "build": ["build"],
     "config": ["load_config"],
+    "control": ["make_controlled_plan"],
     "delivery": ["CarrierDoses", "Schedule"],
     "errors": ["ConfigError", "GliomaError"],
     "grid": ["Grid"],

@@ -19,6 +19,7 @@ from .biology.base import Observable
 from .config import Config
 from .config.base import Section
 from .config.sections import SECTIONS
+from .control import SERIES
 from .delivery import NARROWEST, CarrierDoses, Schedule, gaussian
 from .errors import ConfigError
 from .grid import Grid
@@ -58,7 +59,8 @@ class Experiment:
     @property
     def observables(self) -> tuple[Observable, ...]:
         """All scalars that a run of this arm may give."""
-        return observables(self.model, self.schedule.events)
+        of_steps = SERIES if self.config.time.tolerance is not None else ()
+        return (*observables(self.model, self.schedule.events), *of_steps)
 
 
 def common_shapes(arms: Sequence[Config]) -> Shapes:

@@ -21,6 +21,7 @@ from .biology.base import SUBSTANCE
 from .build import Experiment
 from .config.base import Section
 from .config.sections import SECTIONS
+from .control import SERIES
 from .io.hdf5 import Quantity
 from .model import balances
 from .observe import look
@@ -62,7 +63,7 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
             "full_affine": full.matrix,
             "window_start": np.asarray(tissue.window_start),
         }
-    names = _look_names(experiment)
+    names = _look_names(experiment) | {o.name for o in SERIES}
     signs = balances(model, experiment.schedule.events) if model.ledger else {}
     amount = {f.name: "cells" if f.role != SUBSTANCE else f"{f.unit} mm3".removeprefix("1 ") for f in model.fields}
     entries = {entry: amount[name] for name, of_field in signs.items() for entry in of_field}

@@ -21,6 +21,7 @@ from jax import lax
 
 from .build import Experiment
 from .config.size import Size, size_of
+from .control import Control
 from .errors import GliomaError, Interrupted
 from .io._files import require_room
 from .io.checkpoint import load_checkpoint, partial_path, previous_path, save_checkpoint
@@ -133,6 +134,7 @@ def resume(
         raise GliomaError(f"The checkpoint beside {path} does not fit this model; run it anew.")
     carry = jax.tree.unflatten(structure, stored)
     loop = _Loop(experiment, window, carry, start_totals=meta["start_totals"])
+    loop.control = None if meta["control"] is None else Control(**meta["control"])
     j = int(meta["interval"])
     loop.run_id, loop.saved = run_id, j
     loop.recall(path, j)
@@ -211,6 +213,8 @@ class _Loop:
         self.pending: list[tuple[float, dict[str, float], dict[str, float]]] = []
         self.committed = time.perf_counter()
         self.rim = 0.0
+        days, tolerance = experiment.days, experiment.config.time.tolerance
+        self.control = None if tolerance is None else Control(tolerance, float(days[-1] - days[0]))
         self._enter(window, carry)
 
     def _enter(self, window: Window, carry: Carry) -> None:
@@ -270,7 +274,10 @@ class _Loop:
                 self._leave(writer, path, j)
             self._grow()
             fixed = (self._model_for(j), self.schedule, experiment.plan, self.instants, self.medium)
-            self.carry = _advance(fixed, self.carry, jnp.asarray(j))
+            if self.control is None:
+                self.carry = _advance(fixed, self.carry, jnp.asarray(j))
+            else:
+                self.carry, _ = self.control.interval(*fixed, self.carry, j)
             seen = self._record(writer, path, j + 1)
             now = time.perf_counter()
             if warm_start is None:  # the first interval compiled
@@ -292,6 +299,7 @@ class _Loop:
             _look(self.model, self.schedule.events, self.carry, self.medium, self._at(day), thresholds)
         )
         values = {k: float(v) for k, v in seen.items()}
+        values |= {} if self.control is None else self.control.series()
         limit = config.time.stop_at_cells
         fields = None
         if j in experiment.frames or (limit is not None and values["burden_cells"] >= limit):
@@ -325,6 +333,7 @@ class _Loop:
                 "config_sha256": digest(self.experiment),
                 "start_totals": self.start_totals,
                 "box": self.window.box,
+                "control": None if self.control is None else self.control.state(),
             },
         )
         self.saved = j

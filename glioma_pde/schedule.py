@@ -119,6 +119,11 @@ def make_plan(model: Model, schedule: Schedule, save_days: Sequence[float], dt: 
                 row.append((start, upper, part, parts, events if part == 0 else none))
         rows.append(row)
 
+    return tabulate(rows, len(groups), int(saves.size))
+
+
+def tabulate(rows: Sequence[Sequence[tuple[int, int, int, int, Sequence[int]]]], groups: int, saves: int) -> Plan:
+    """A plan from its blocks (lower, upper, part, parts, events), one row per save interval."""
     width = max(len(r) for r in rows)
 
     def table(pick, fill):
@@ -129,9 +134,9 @@ def make_plan(model: Model, schedule: Schedule, save_days: Sequence[float], dt: 
         upper=table(lambda b: b[1], 0),
         part=table(lambda b: b[2], 0),
         parts=table(lambda b: b[3], 0),
-        events=tuple(table(lambda b, g=g: b[4][g], none[g]) for g in range(len(groups))),
+        events=tuple(table(lambda b, g=g: b[4][g], -1) for g in range(groups)),
         count=jnp.asarray([len(r) for r in rows], jnp.int32),
-        saves=int(saves.size),
+        saves=saves,
         padded=any(len(r) < width for r in rows),
     )
 

@@ -27,6 +27,7 @@ LAYERS = [
     {"model"},
     {"schedule", "observe"},
     {"solve", "window"},
+    {"control"},
     {"outcome"},
     {"config.base"},
     {"config.*"},
@@ -68,7 +69,7 @@ def levels() -> dict[str, int]:
 LEVEL = levels()
 
 CORE = {
-    "grid", "tissue", "_maps", "_phantom", "delivery", "model", "schedule", "solve", "observe", "window",
+    "grid", "tissue", "_maps", "_phantom", "delivery", "model", "schedule", "solve", "observe", "window", "control",
     *(n for n in LEVEL if n.split(".")[0] in ("numerics", "biology")),
 }  # fmt: skip
 OUTSIDE = {

@@ -38,8 +38,23 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
     if outcome is not None and outcome.t1gd_threshold <= outcome.flair_threshold:
         problems.append("outcome.t1gd_threshold: must be above outcome.flair_threshold")
     numerics = parsed.get("numerics")
+    if time is not None and numerics is not None and time.tolerance is not None:
+        problems += _tolerance(time.tolerance, numerics, present)
     if numerics is not None and carriers is not None and numerics.stepper == "rkl2" and carriers.taxis.kind != "none":
         problems.append("numerics.stepper: 'rkl2' is for diffusion; with taxis use 'ssprk2'")
+    return problems
+
+
+def _tolerance(tolerance: float, numerics: Any, present: set[str]) -> list[str]:
+    """What has to be finer than the time steps for their errors to be seen."""
+    problems = []
+    if numerics.precision == "float32" and tolerance < 1e-4:
+        problems.append("time.tolerance: below 1e-4 needs numerics.precision = 'float64'")
+    if present & {"attractant", "drug"} and numerics.elliptic_tolerance > 0.1 * tolerance:
+        problems.append(
+            f"numerics.elliptic_tolerance: must be at most a tenth of time.tolerance = {tolerance:g}, "
+            f"so {0.1 * tolerance:.2g} or less"
+        )
     return problems
 
 

@@ -255,6 +255,7 @@ class Schedule(Section):
 class Time(Section):
     end_day: Annotated[float, Field(gt=0, le=1e5)]
     step_days: Annotated[float, Field(gt=0, le=100)] = 0.5
+    tolerance: Annotated[float, Field(ge=1e-12, le=0.1)] | None = None
     frame_every_days: Positive = 7.0
     frames_days: list[Day] = Field(default_factory=list)
     observe_every_days: Positive = 1.0
