@@ -24,7 +24,7 @@ from .config.sections import SECTIONS
 from .control import SERIES
 from .io.hdf5 import Quantity
 from .model import balances
-from .observe import look
+from .observe import look, trends
 from .parameters import PARAMETERS
 
 
@@ -63,7 +63,7 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
             "full_affine": full.matrix,
             "window_start": np.asarray(tissue.window_start),
         }
-    names = _look_names(experiment) | {o.name for o in SERIES}
+    names = _look_names(experiment) | {o.name for o in SERIES} | {*trends([0.0], [0.0], [0.0])}
     signs = balances(model, experiment.schedule.events) if model.ledger else {}
     amount = {f.name: "cells" if f.role != SUBSTANCE else f"{f.unit} mm3".removeprefix("1 ") for f in model.fields}
     entries = {entry: amount[name] for name, of_field in signs.items() for entry in of_field}

@@ -28,7 +28,7 @@ from .io.checkpoint import load_checkpoint, partial_path, previous_path, save_ch
 from .io.hdf5 import RunFile, RunWriter
 from .manifest import digest, layout
 from .model import Carry, Model, balances
-from .observe import look, rim
+from .observe import look, rim, trends
 from .outcome import Course, summarise
 from .schedule import times
 from .solve import block
@@ -58,6 +58,7 @@ class Result:
 
     Attributes:
         more: entries of ``summary`` that modules and events add, with their labels.
+        units: of the observables in ``course``.
     """
 
     arm: str
@@ -68,6 +69,7 @@ class Result:
     warnings: tuple[str, ...]
     elapsed_s: float
     more: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -310,8 +312,9 @@ class _Loop:
                 f"Arm {config.arm!r}: a field stopped being finite by day {day:g} (NaN or overflow). "
                 f"Frames up to then are in {path}. Look for extreme parameters, or set numerics.precision = 'float64'."
             )
-        self.pending.append((day, values, self._ledger_row(totals)))
         self.rows.append((day, values))
+        values |= self._trends()
+        self.pending.append((day, values, self._ledger_row(totals)))
         self.rim = max(self.rim, values["rim_density"])
         if fields is not None:
             self._commit(writer)
@@ -320,6 +323,11 @@ class _Loop:
         elif time.perf_counter() - self.committed > COMMIT_EVERY_S:
             self._commit(writer)
         return values
+
+    def _trends(self) -> dict[str, float]:
+        """Rates of change up to the last row."""
+        days, rows = [d for d, _ in self.rows], [row for _, row in self.rows]
+        return trends(days, [row["burden_cells"] for row in rows], [row["flair_radius"] for row in rows])
 
     def _save(self, path: Path, j: int) -> None:
         """Write the checkpoint of the state after interval ``j``; what the run file holds of it is on the disk."""
@@ -401,7 +409,8 @@ class _Loop:
                 "enlarge tissue.window.half_width_mm"
             )
         more = {o.name: o.long_name if o.unit == "1" else f"{o.long_name} [{o.unit}]" for o in kept}
-        return Result(config.arm, path, course, summary, status, tuple(warnings), elapsed, more)
+        units = {o.name: o.unit for o in self.experiment.observables}
+        return Result(config.arm, path, course, summary, status, tuple(warnings), elapsed, more, units)
 
 
 def _columns(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:

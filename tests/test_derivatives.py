@@ -206,7 +206,5 @@ def test_second_derivatives_are_symmetric_and_those_of_the_gradient(patients):
 def test_compiled_gradients_are_those_of_the_plain_call(patients):
     (free, fixed), plan = patients[0][0], patients[1][0]
     compiled, plain = jax.jit(lambda f: slopes(f, fixed, plan))(free), slopes(free, fixed, plan)
-    for a, b, rounding in zip(
-        jax.tree.leaves(compiled), jax.tree.leaves(plain), roundings(plain, free), strict=True
-    ):
+    for a, b, rounding in zip(jax.tree.leaves(compiled), jax.tree.leaves(plain), roundings(plain, free), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * float(jnp.abs(b).max()) + rounding)

@@ -73,7 +73,12 @@ def test_a_larger_window_and_no_inner_one_change_nothing(tmp_path):
     coarse = "tissue.spacing_mm=4.0"
     usual = arms(tmp_path, 300.0, coarse, only=("untreated", "treated"))
     plain = arms(
-        tmp_path, 300.0, coarse, "numerics.grow_window=false", "numerics.idle_below_cells=0", only=("untreated", "treated")
+        tmp_path,
+        300.0,
+        coarse,
+        "numerics.grow_window=false",
+        "numerics.idle_below_cells=0",
+        only=("untreated", "treated"),
     )
     whole = arms(tmp_path, 300.0, coarse, "tissue.window.half_width_mm=200", only=("untreated", "treated"))
     for arm, result in usual.items():

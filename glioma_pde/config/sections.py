@@ -294,6 +294,8 @@ class Outcome(Section):
     progression_cells: Positive = 3e9
     fatal_cells: Positive = 9e9
     compare_days: list[Day] = Field(default_factory=list)
+    scan_every_days: Annotated[float, Field(ge=1, le=1e4)] = 28.0
+    confirm_days: Annotated[float, Field(ge=0, le=1e4)] = 28.0
 
 
 class Output(Section):
