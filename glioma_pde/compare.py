@@ -88,7 +88,7 @@ def _read(path: Path) -> Finished:
     return Finished(arm, path, Course(arm, label, days, values), summary, units, levels, compared, more)
 
 
-_TABLED = ("drug_peak",)
+_TABLED = ("drug_peak", "drug_exposure_tumour", "drug_exposure_healthy")
 
 
 @dataclass(frozen=True)
