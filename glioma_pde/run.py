@@ -204,6 +204,9 @@ class _Loop:
         self.shape = experiment.model.tissue.grid.shape
         events = experiment.schedule.events
         self.signs = balances(experiment.model, events) if experiment.model.ledger else {}
+        self.eventful = np.zeros(len(experiment.days) - 1, bool)  # intervals in which the plan has an event
+        for happening in experiment.plan.events:
+            self.eventful |= (np.asarray(happening) >= 0).any(axis=1)
         self.start_totals = start_totals
         self.run_id: str | None = None
         self.saved: int | None = None  # the interval of the newest checkpoint
@@ -230,9 +233,7 @@ class _Loop:
         least = experiment.config.numerics.idle_below_cells
         if "carriers" not in self.model or self.rows[-1][1]["carriers_cells"] >= least:
             return self.model
-        start, end = experiment.days[j], experiment.days[min(j + 1, len(experiment.days) - 1)]
-        due = [day for e in experiment.schedule.events for day in np.asarray(e.day) if start <= day < end]
-        return self.model if due else self.idle_model
+        return self.model if self.eventful[j] else self.idle_model
 
     def _grow(self) -> None:
         """Go on with the whole window when something has come to the rim of the inner one."""

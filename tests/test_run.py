@@ -217,6 +217,22 @@ def test_run_stops_at_the_burden_and_stores_that_day(tmp_path):
         np.testing.assert_array_equal(file.observable("burden_cells"), burden[:4])
 
 
+def test_a_dose_on_an_observation_day_that_is_no_short_number_wakes_the_model(tmp_path):
+    """Day 2.3 is not 2.3 in single precision; the plan and the choice of the model must agree on its side."""
+    sets = ["schedule.injections=[{days=[2.3, 2.7], cells=2e5, sites_mm=[[4.0, 6.0], [6.0, -1.0]], sigma_mm=1.5}]"]
+    sets += ["outcome.compare_days=[2.3]", "time.end_day=3.0"]
+    courses = {}
+    for idle in (0, 1):
+        result = run(experiment_of([*sets, f"numerics.idle_below_cells={idle}"]), tmp_path / f"{idle}.h5")
+        courses[idle] = result.course
+    assert courses[1].days.tolist() == [0.0, 1.0, 2.0, 2.3, 3.0]
+    assert courses[1].at("carriers_cells", 2.3) == 0.0  # a day's row comes before its doses
+    assert courses[1].values["carriers_cells"][-1] > 0.0
+    assert courses[1].values["drug_exposure_tumour"][-1] > 0.0
+    for name, values in courses[0].values.items():
+        np.testing.assert_allclose(courses[1].values[name], values, rtol=1e-5, err_msg=name)
+
+
 # -- interrupted, resumed, repeated -------------------------------------------------------------------
 
 
