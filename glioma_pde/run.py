@@ -144,7 +144,8 @@ def output_size(experiment: Experiment) -> Size:
     """What the run will take on the disk, about."""
     model = experiment.model
     cells, width = model.tissue.grid.size, model.tissue.white.dtype.itemsize
-    return size_of(cells, len(model.outputs), len(experiment.frames), len(experiment.days), width)
+    frames = len(experiment.frames) + experiment.initial_given
+    return size_of(cells, len(model.outputs), frames, len(experiment.days), width)
 
 
 def _start(experiment: Experiment) -> Carry:
