@@ -26,7 +26,6 @@ from .model import balances
 from .observe import look
 from .parameters import PARAMETERS
 
-
 UNSAID = "not_in_config"
 """Attribute that names what of a run only the Python code knows that made it."""
 
@@ -93,7 +92,7 @@ def unsaid(experiment: Experiment) -> list[str]:
     config, model = experiment.config, experiment.model
     other, schedule = described(config, model.tissue, experiment.shapes)
     ours, theirs = ({m.name: m for m in x.modules} for x in (model, other))
-    pairs = [(name, ours.get(name), theirs.get(name)) for name in (ours | theirs)]
+    pairs: list[tuple[str, Any, Any]] = [(name, ours.get(name), theirs.get(name)) for name in (ours | theirs)]
     pairs += [(n, getattr(model, n), getattr(other, n)) for n in ("capacity_cells_per_mm3", "stepper", "combination")]
     pairs += [("schedule", experiment.schedule, schedule)]
     days, frames = days_of(config)
@@ -103,8 +102,8 @@ def unsaid(experiment: Experiment) -> list[str]:
 
 def _equal(a: Any, b: Any) -> bool:
     """Whether two pytrees are the same in structure and in every number."""
-    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=False)
-    return jax.tree.structure(a) == jax.tree.structure(b) and all(np.array_equal(x, y) for x, y in leaves)
+    (ours, structure), (theirs, other) = jax.tree.flatten(a), jax.tree.flatten(b)
+    return bool(structure == other) and all(map(np.array_equal, ours, theirs))
 
 
 def _look_names(experiment: Experiment) -> set[str]:

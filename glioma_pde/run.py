@@ -266,27 +266,31 @@ class _Loop:
         warm_start: tuple[float, float] | None = None
         if self.saved is None:
             self._record(writer, path, 0)
-        status = "finished"
         for j in range(first, len(days) - 1):
+            if self._reached_limit():  # asked before the step: a run that was killed as it ended may be resumed here
+                break
             if stop is not None and stop():
                 self._leave(writer, path, j)
             self._grow()
             fixed = (self._model_for(j), self.schedule, experiment.plan, self.instants, self.medium)
             self.carry = _advance(fixed, self.carry, jnp.asarray(j))
-            seen = self._record(writer, path, j + 1)
+            self._record(writer, path, j + 1)
             now = time.perf_counter()
             if warm_start is None:  # the first interval compiled
                 warm_start = (days[j + 1], now)
             if report is not None:
                 speed = (now - warm_start[1]) / max(days[j + 1] - warm_start[0], 1e-9)
                 report(Progress(config.arm, days[j + 1], days[-1], now - began, speed * (days[-1] - days[j + 1])))
-            limit = config.time.stop_at_cells
-            if limit is not None and seen["burden_cells"] >= limit:
-                status = f"stopped: burden reached {limit:.3g} cells on day {days[j + 1]:g}"
-                break
-        return self._finish(writer, path, status, time.perf_counter() - began)
+        return self._finish(writer, path, self._reached_limit() or "finished", time.perf_counter() - began)
 
-    def _record(self, writer: RunWriter, path: Path, j: int) -> dict[str, float]:
+    def _reached_limit(self) -> str:
+        """The status of a run that ends here because its burden has reached the limit, else nothing."""
+        (day, seen), limit = self.rows[-1], self.experiment.config.time.stop_at_cells
+        if limit is None or seen["burden_cells"] < limit:
+            return ""
+        return f"stopped: burden reached {limit:.3g} cells on day {day:g}"
+
+    def _record(self, writer: RunWriter, path: Path, j: int) -> None:
         experiment, config = self.experiment, self.experiment.config
         day = float(experiment.days[j])
         thresholds = (config.outcome.t1gd_threshold, config.outcome.flair_threshold)
@@ -313,7 +317,6 @@ class _Loop:
             self._save(path, j)
         elif time.perf_counter() - self.committed > COMMIT_EVERY_S:
             self._commit(writer)
-        return values
 
     def _save(self, path: Path, j: int) -> None:
         """Write the checkpoint of the state after interval ``j``; what the run file holds of it is on the disk."""

@@ -15,7 +15,7 @@ from glioma_pde.build import build
 from glioma_pde.config import loads
 from glioma_pde.errors import ConfigError, GliomaError
 from glioma_pde.io.export import export_nifti
-from glioma_pde.io.hdf5 import RunFile
+from glioma_pde.io.hdf5 import RunFile, RunWriter
 from glioma_pde.observe import observe, rim
 from glioma_pde.repeat import experiment_from_file
 from glioma_pde.run import RIM_TOLERANCE, checkpoint_path, resume, run
@@ -231,6 +231,24 @@ def test_a_dose_on_an_observation_day_that_is_no_short_number_wakes_the_model(tm
     assert courses[1].values["drug_exposure_tumour"][-1] > 0.0
     for name, values in courses[0].values.items():
         np.testing.assert_allclose(courses[1].values[name], values, rtol=1e-5, err_msg=name)
+
+
+def test_a_run_killed_as_it_stops_gets_no_further_row(tmp_path, monkeypatch):
+    """Between the checkpoint of the last frame and the end of the file there is a moment to die in."""
+    limit = 0.5 * run(experiment_of(), tmp_path / "whole.h5").course.values["burden_cells"][2:4].sum()
+    experiment = experiment_of([f"time.stop_at_cells={limit}"])
+    straight, broken = tmp_path / "straight.h5", tmp_path / "broken.h5"
+    run(experiment, straight)
+
+    def die(*_):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunWriter, "finish", die)
+        with pytest.raises(Stop):
+            run(experiment, broken)
+    assert resume(experiment, broken).status.startswith("stopped: burden reached")
+    check_same_bits(straight, broken)
 
 
 # -- interrupted, resumed, repeated -------------------------------------------------------------------
