@@ -102,8 +102,9 @@ def unsaid(experiment: Experiment) -> list[str]:
 
 def _equal(a: Any, b: Any) -> bool:
     """Whether two pytrees are the same in structure and in every number."""
-    (ours, structure), (theirs, other) = jax.tree.flatten(a), jax.tree.flatten(b)
-    return bool(structure == other) and all(map(np.array_equal, ours, theirs))
+    structures: list[Any] = [jax.tree.structure(x) for x in (a, b)]
+    ours, theirs = jax.tree.leaves(a), jax.tree.leaves(b)
+    return structures[0] == structures[1] and all(map(np.array_equal, ours, theirs))
 
 
 def _look_names(experiment: Experiment) -> set[str]:

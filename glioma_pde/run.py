@@ -7,7 +7,7 @@ serves the whole run; nothing calls back from inside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from .build import Experiment
 from .config.size import Size, size_of
@@ -31,7 +31,7 @@ from .observe import look, rim
 from .outcome import Course, summarise
 from .schedule import times
 from .solve import block
-from .window import GROW_AT, GROW_AT_RELATIVE, Window, inner_box
+from .window import CHECK_EVERY_DAYS, GROW_AT, GROW_AT_RELATIVE, Window, inner_box
 
 COMMIT_EVERY_S = 2.0
 """Observables reach the file at least this often, and with every frame."""
@@ -164,13 +164,13 @@ def _checkpoints(path: Path) -> tuple[Path, ...]:
 
 
 @jax.jit
-def _advance(fixed, carry: Carry, j):
+def _advance(fixed, carry: Carry, j, first, last):
     model, schedule, plan, instants, medium = fixed
 
     def one(b, carry):
         return block(model, schedule, plan, instants, medium, carry, j, b, padded=False)
 
-    return lax.fori_loop(0, plan.count[j], one, carry)
+    return lax.fori_loop(first, last, one, carry)
 
 
 @jax.jit
@@ -179,11 +179,11 @@ def _prepare(model: Model):
 
 
 @partial(jax.jit, static_argnums=1)
-def _at_rim(carry: Carry, cells: tuple[str, ...]):
+def _at_rim(carry: Carry, cells: tuple[str, ...], memory: dict[str, Array]):
     """Whether anything has come to the rim of the window."""
     dense = [rim(carry.x[name]) > GROW_AT for name in cells]
     substances = [v for name, v in carry.x.items() if name not in cells]
-    far = [rim(v) > GROW_AT_RELATIVE * jnp.max(v) for v in (*substances, *carry.warm.values())]
+    far = [rim(v) > GROW_AT_RELATIVE * jnp.max(v) for v in (*substances, *memory.values())]
     return jnp.any(jnp.stack(dense + far))
 
 
@@ -227,6 +227,7 @@ class _Loop:
         self.idle_model = self.model.without_carriers()
         days = jnp.asarray(experiment.days, self.model.tissue.white.dtype)
         self.instants = times(self.model, self.schedule, days)
+        self.clock = np.asarray(self.instants)
 
     def _model_for(self, j: int) -> Model:
         """The model of interval ``j``: what carriers bring about is left out while hardly any is alive."""
@@ -236,9 +237,33 @@ class _Loop:
             return self.model
         return self.model if self.eventful[j] else self.idle_model
 
-    def _grow(self) -> None:
-        """Go on with the whole window when something has come to the rim of the inner one."""
-        if self.window.box is not None and bool(_at_rim(self.carry, self.model.cells)):
+    def _parts(self, j: int) -> Iterator[tuple[int, int]]:
+        """Blocks of interval ``j``, from and to, that are taken in one go: as many as fit between looks at the rim."""
+        plan = self.experiment.plan
+        count = int(plan.count[j])
+        lower, upper, parts = (np.asarray(table)[j, :count] for table in (plan.lower, plan.upper, plan.parts))
+        ends = np.cumsum((self.clock[upper] - self.clock[lower]) / np.maximum(parts, 1))
+        first = 0
+        while first < count:
+            if self.window.box is None:
+                last = count
+            else:
+                begun = ends[first - 1] if first else 0.0
+                within = np.searchsorted(ends, begun + CHECK_EVERY_DAYS * (1 + 1e-6), side="right")
+                last = max(first + 1, int(within))
+            yield first, last
+            first = last
+
+    def _grow(self, begin: bool) -> None:
+        """Go on with the whole window when something has come to the rim of the inner one.
+
+        Args:
+            begin: nothing has been computed yet, quasi-steady fields neither.
+        """
+        if self.window.box is None:
+            return
+        memory = self._look(self.experiment.days[0])[2] if begin else self.carry.warm
+        if bool(_at_rim(self.carry, self.model.cells, memory)):
             self._enter(Window(None), self.window.restore(self.carry, self.shape))
 
     def recall(self, path: Path, last: int) -> None:
@@ -271,9 +296,10 @@ class _Loop:
                 break
             if stop is not None and stop():
                 self._leave(writer, path, j)
-            self._grow()
-            fixed = (self._model_for(j), self.schedule, experiment.plan, self.instants, self.medium)
-            self.carry = _advance(fixed, self.carry, jnp.asarray(j))
+            for start, end in self._parts(j):
+                self._grow(begin=j == 0 and start == 0)
+                fixed = (self._model_for(j), self.schedule, experiment.plan, self.instants, self.medium)
+                self.carry = _advance(fixed, self.carry, *map(jnp.asarray, (j, start, end)))
             self._record(writer, path, j + 1)
             now = time.perf_counter()
             if warm_start is None:  # the first interval compiled
@@ -293,10 +319,7 @@ class _Loop:
     def _record(self, writer: RunWriter, path: Path, j: int) -> None:
         experiment, config = self.experiment, self.experiment.config
         day = float(experiment.days[j])
-        thresholds = (config.outcome.t1gd_threshold, config.outcome.flair_threshold)
-        seen, totals = jax.device_get(
-            _look(self.model, self.schedule.events, self.carry, self.medium, self._at(day), thresholds)
-        )
+        seen, totals = jax.device_get(self._look(day)[:2])
         values = {k: float(v) for k, v in seen.items()}
         limit = config.time.stop_at_cells
         fields = None
@@ -317,6 +340,11 @@ class _Loop:
             self._save(path, j)
         elif time.perf_counter() - self.committed > COMMIT_EVERY_S:
             self._commit(writer)
+
+    def _look(self, day: float):
+        outcome = self.experiment.config.outcome
+        thresholds = (outcome.t1gd_threshold, outcome.flair_threshold)
+        return _look(self.model, self.schedule.events, self.carry, self.medium, self._at(day), thresholds)
 
     def _save(self, path: Path, j: int) -> None:
         """Write the checkpoint of the state after interval ``j``; what the run file holds of it is on the disk."""

@@ -11,15 +11,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from glioma_pde.biology.attractant import Attractant
+from glioma_pde.biology.tumour import Tumour
 from glioma_pde.build import build
 from glioma_pde.config import loads
+from glioma_pde.delivery import Schedule
 from glioma_pde.errors import ConfigError, GliomaError
 from glioma_pde.io.export import export_nifti
 from glioma_pde.io.hdf5 import RunFile, RunWriter
+from glioma_pde.model import Model
 from glioma_pde.observe import observe, rim
 from glioma_pde.repeat import experiment_from_file
-from glioma_pde.run import RIM_TOLERANCE, checkpoint_path, resume, run
+from glioma_pde.run import RIM_TOLERANCE, _Loop, checkpoint_path, resume, run
 from glioma_pde.solve import solve
+from glioma_pde.tissue import Tissue
+from glioma_pde.window import Window, inner_box
 
 TINY = """
 title = "Tiny"
@@ -396,18 +402,47 @@ WIDE = WIDE.replace("[[4.0, 6.0], [6.0, -1.0]]", "[[18.0, 6.0]]").replace("sigma
 WIDE = WIDE.replace("end_day = 4.0", "end_day = 4.0\nstep_days = 0.25")
 
 
-@pytest.mark.parametrize("diffusivity", [0.13, 8.0], ids=["slow", "grows"])
-def test_a_growing_window_changes_nothing(tmp_path, diffusivity):
+SELDOM = WIDE.split("[carriers]")[0] + "[time]\nend_day = 4.0\nstep_days = 0.25\nframe_every_days = 4.0\n"
+SELDOM += "observe_every_days = 4.0\n"
+"""A tumour by itself, and nobody looks before the last day."""
+
+
+@pytest.mark.parametrize(
+    ("text", "diffusivity"), [(WIDE, 0.13), (WIDE, 8.0), (SELDOM, 8.0)], ids=["slow", "grows", "seldom"]
+)
+def test_a_growing_window_changes_nothing(tmp_path, text, diffusivity):
     paths = {}
     for grows in ("true", "false"):
         paths[grows] = tmp_path / f"{grows}.h5"
         sets = [f"numerics.grow_window={grows}", f"tumour.diffusivity_white_mm2_per_day={diffusivity}"]
-        run(experiment_of(sets, WIDE), paths[grows])
+        run(experiment_of(sets, text), paths[grows])
     a, b = contents(paths["true"]), contents(paths["false"])
     assert a.keys() == b.keys()
     for name in a.keys() - {"rim_density", "ledger tumour_imbalance", "ledger carriers_imbalance"}:
         top = max(float(np.abs(b[name]).max()), 1e-12)
         np.testing.assert_allclose(a[name] / top, b[name] / top, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("decay", "cells"), [(17.0, 3), (0.1, 16)])
+def test_the_first_window_leaves_room_for_what_the_tumour_releases(decay, cells):
+    """12 mm, or what a range of √(4.4 mm²/day / 0.1/day) = 6.6 mm takes to fall to 1e-4: 61 mm."""
+    tissue = Tissue.phantom("box", (64, 60), 4.0)
+    spot = jnp.zeros((64, 60)).at[30, 30].set(0.9)
+    (a, b), _ = inner_box(Model(tissue, [Tumour(), Attractant(4.4, decay)]), {"tumour": spot}, Schedule())
+    assert (30 - a, b - 31) == (cells, cells)
+
+
+def test_the_rim_is_looked_at_before_the_first_step():
+    """The attractant has no last iterate then; it must be there all the same."""
+    experiment = experiment_of(["numerics.grow_window=false", "attractant.decay_per_day=0.1"], WIDE)
+    for cells, grows in ((3, True), (0, False)):
+        index = np.argwhere(np.asarray(experiment.initial["tumour"]) > 1e-8)
+        low, high = index.min(axis=0) - cells, index.max(axis=0) + cells + 1
+        window = Window(tuple(zip(np.maximum(low, 0).tolist(), high.tolist(), strict=True)))
+        start = window.cut(experiment.model.start(experiment.initial, experiment.schedule.events))
+        loop = _Loop(experiment, window, start)
+        loop._grow(begin=grows)
+        assert (loop.window.box is None) == grows
 
 
 def test_a_tumour_on_the_right_stays_on_the_right(tmp_path):
