@@ -42,6 +42,7 @@ class Experiment:
         frames: which of them also store the fields.
         background: display image and its affine, of the whole anatomy.
         warnings: what the user should know before trusting the run.
+        initial_given: the initial fields are numbers, not a formula of the configuration.
     """
 
     config: Config
@@ -55,6 +56,7 @@ class Experiment:
     step_days: float
     warnings: tuple[str, ...]
     shapes: Shapes
+    initial_given: bool = False
 
     @property
     def observables(self) -> tuple[Observable, ...]:
@@ -98,6 +100,27 @@ def build(
     background = None
     if tissue is None:
         tissue, background = make_tissue(config, dtype)
+    model, schedule = described(config, tissue, shapes)
+    problems = [*_outside(config, tissue), *_too_dense(config, model, schedule)]
+    given = initial is not None or config.tumour.initial.kind == "nifti"
+    if initial is None:
+        initial = _initial(config, tissue, dtype, problems)
+    if problems:
+        raise ConfigError(problems, config.title)
+    initial = {name: jnp.asarray(values, dtype) for name, values in initial.items()}
+    days, frames = days_of(config)
+    longest = model.largest_steps()
+    step = min(config.time.step_days, *longest.values())
+    warnings = _warnings(config, tissue, longest)
+    plan = make_plan(model, schedule, days.tolist(), step)
+    return Experiment(
+        config, model, initial, schedule, plan, days, frames, background, step, tuple(warnings), shapes, given
+    )
+
+
+def described(config: Config, tissue: Tissue, shapes: Shapes) -> tuple[Model, Schedule]:
+    """The model and the events that ``config`` describes."""
+    dtype = jnp.dtype(config.numerics.precision)
     model = Model(
         tissue,
         modules_of(config, dtype, shapes),
@@ -106,18 +129,7 @@ def build(
         config.numerics.ledger,
         combination_of(config),
     )
-    schedule = Schedule(tuple(events_of(config, dtype, shapes)))
-    problems = [*_outside(config, tissue), *_too_dense(config, model, schedule)]
-    if initial is None:
-        initial = _initial(config, tissue, dtype, problems)
-    if problems:
-        raise ConfigError(problems, config.title)
-    days, frames = _days(config)
-    longest = model.largest_steps()
-    step = min(config.time.step_days, *longest.values())
-    warnings = _warnings(config, tissue, longest)
-    plan = make_plan(model, schedule, days.tolist(), step)
-    return Experiment(config, model, initial, schedule, plan, days, frames, background, step, tuple(warnings), shapes)
+    return model, Schedule(tuple(events_of(config, dtype, shapes)))
 
 
 def make_tissue(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.ndarray] | None]:
@@ -261,7 +273,8 @@ def _too_dense(config: Config, model: Model, schedule: Schedule) -> list[str]:
     return problems
 
 
-def _days(config: Config) -> tuple[np.ndarray, frozenset[int]]:
+def days_of(config: Config) -> tuple[np.ndarray, frozenset[int]]:
+    """Days of the observables [day], and which of them also store the fields."""
     time = config.time
 
     def every(step: float) -> np.ndarray:

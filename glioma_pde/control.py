@@ -11,7 +11,7 @@ accepted form a `Plan`, so that `solve` replays them: a controlled run is differ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -81,9 +81,20 @@ class Control:
         }
 
     def interval(
-        self, model: Model, schedule: Schedule, plan: Plan, instants: Array, medium, carry: Carry, j: int
+        self,
+        model: Model,
+        schedule: Schedule,
+        plan: Plan,
+        instants: Array,
+        medium,
+        carry: Carry,
+        j: int,
+        only: range | None = None,
     ) -> tuple[Carry, list[Row]]:
         """Compute save interval ``j`` of the ``plan``, its blocks cut as the tolerance demands.
+
+        Args:
+            only: some of its blocks instead of all.
 
         Returns:
             The carry at the end, and the blocks that led there.
@@ -94,7 +105,8 @@ class Control:
         fixed = model, schedule, plan, instants, medium
         days = np.asarray(instants, float)
         rows: list[Row] = []
-        for b, (lower, upper, part, parts, events) in enumerate(_blocks(plan, j)):
+        for b in range(int(plan.count[j])) if only is None else only:
+            lower, upper, part, parts, events = _block(plan, j, b)
             whole = (days[upper] - days[lower]) / parts
             pieces = 1
             while self.length_days and whole / pieces > self.length_days * (1 + 1e-9):
@@ -140,10 +152,9 @@ class Control:
         return share
 
 
-def _blocks(plan: Plan, j: int) -> Iterator[Row]:
-    for b in range(int(plan.count[j])):
-        lower, upper, part, parts = (int(a[j, b]) for a in (plan.lower, plan.upper, plan.part, plan.parts))
-        yield lower, upper, part, parts, tuple(int(e[j, b]) for e in plan.events)
+def _block(plan: Plan, j: int, b: int) -> Row:
+    lower, upper, part, parts = (int(a[j, b]) for a in (plan.lower, plan.upper, plan.part, plan.parts))
+    return lower, upper, part, parts, tuple(int(e[j, b]) for e in plan.events)
 
 
 @jax.jit

@@ -106,7 +106,8 @@ def observe(model: Model, carry: Carry, quantities: Mapping[str, Array], t1gd: A
 
 
 def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresholds):
-    """Observables of a state, those of modules and events included, and the totals of the transported fields."""
+    """Observables of a state, those of modules and events included, the totals of the transported fields, and the
+    quasi-steady fields that are in equilibrium with it."""
     instant = jnp.zeros_like(t)
     q = model.quantities(carry.x, carry.warm, medium, t, instant)
     totals = {name: model.tissue.grid.integrate(x) for name, x in carry.x.items()}
@@ -116,7 +117,7 @@ def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresho
         seen |= module.look(carry.x, q, model.context(module, medium, t, instant), entries)
     for event in events:
         seen |= event.look(model, entries)
-    return seen, totals
+    return seen, totals, {f.name: q[f.name] for f in model.memory}
 
 
 def equivalent_radius(volume_mm3: Array) -> Array:

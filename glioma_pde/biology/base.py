@@ -144,6 +144,10 @@ class Module(eqx.Module):
         """Times [day] at which its rates are not smooth: steps end there."""
         return ()
 
+    def range_mm(self) -> Array | float:
+        """Distance [mm] from its source over which a concentration that it computes falls by 1/e; 0 without one."""
+        return 0.0
+
     def prepare(self, tissue: Tissue) -> Any:
         """Everything that depends on the anatomy only (conductances); computed once."""
         return None

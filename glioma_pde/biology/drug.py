@@ -60,6 +60,10 @@ class Drug(Module):
     kill: Kill = Hill()
     tolerance: float = eqx.field(static=True, default=1e-4)
 
+    def range_mm(self):
+        """√(D_c/(λ_c + k_BBB)), outside the tumour."""
+        return jnp.sqrt(jnp.asarray(self.diffusivity_mm2_per_day / (self.decay_per_day + self.efflux_per_day)))
+
     def prepare(self, tissue: Tissue):
         inside = jnp.asarray(tissue.mask, tissue.white.dtype)
         return uniform_coupling(tissue.grid, self.diffusivity_mm2_per_day, inside, tissue.open_faces())
