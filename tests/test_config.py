@@ -649,7 +649,7 @@ def test_a_check_imports_nothing_heavy_and_takes_no_time(name, tmp_path):
         "heavy = {'jax', 'jaxlib', 'nilearn', 'h5py', 'equinox', 'matplotlib', 'nibabel', 'scipy'} & set(sys.modules); "
         "print('heavy', sorted(heavy)); sys.exit(code)"
     )
-    # Its own time, since others share the machine; it has one thread.
+    # Its own time, since others share the machine.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -17,9 +17,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import ConfigError, one_line
+from .anatomy import Atlas
 from .base import text_fault
 from .messages import nearest, sentence, shown
-from .rules import across_sections
+from .rules import across_sections, in_images
 from .sections import CAPACITY, DEFAULTED, REQUIRED, SECTIONS, Config, Study
 
 MOST_BYTES = 2**19
@@ -59,11 +60,21 @@ def load(path: str | Path, sets: Iterable[str] = ()) -> Study:
         text = content.decode("utf-8")
     except (OSError, ValueError) as e:
         raise wrong(f"the file cannot be read as UTF-8 text: {e}") from None
-    return loads(text, str(path), sets, path.parent)
+    return loads(text, str(path), sets, path.parent, images=True)
 
 
-def loads(text: str, where: str = "configuration", sets: Iterable[str] = (), folder: str | Path = ".") -> Study:
-    """`load` for text; relative paths inside are resolved against ``folder``."""
+def loads(
+    text: str,
+    where: str = "configuration",
+    sets: Iterable[str] = (),
+    folder: str | Path = ".",
+    images: bool = False,
+) -> Study:
+    """`load` for text; relative paths inside are resolved against ``folder``.
+
+    Args:
+        images: look for the images, and into them for whether points lie in tissue, as `load` does.
+    """
     if _MANY_PARTS.search(text):  # the parser's time grows with the square of their number
         raise ConfigError(["not a configuration: a key has more than 32 parts"], where)
     try:
@@ -89,9 +100,10 @@ def loads(text: str, where: str = "configuration", sets: Iterable[str] = (), fol
         problems.append(f"arms: {len(arms)} are more than the {MOST_ARMS} that one configuration may have")
         arms = dict(list(arms.items())[:MOST_ARMS])
     # A problem that the shared part has by itself is reported once, any other with the name of its arm.
+    atlas = Atlas(folder) if images else None
     alone: list[str] = []
     if arms is not None:
-        _one_arm(data, "", {}, str(title), str(folder), alone)
+        _one_arm(data, "", {}, str(title), str(folder), alone, atlas)
     shared = set(alone)
     configs = []
     told = set(problems)
@@ -99,7 +111,7 @@ def loads(text: str, where: str = "configuration", sets: Iterable[str] = (), fol
         if not _ARM.fullmatch(name):
             problems.append(f"arms.{one_line(name, 80)}: {_ARM_RULE}")
         own: list[str] = []
-        configs.append(_one_arm(data, name, override, str(title), str(folder), own))
+        configs.append(_one_arm(data, name, override, str(title), str(folder), own, atlas))
         own = [p if arms is None or (p in shared and not _names(p, override)) else f"arms.{name}.{p}" for p in own]
         problems += [p for p in own if p not in told]
         told |= set(own)
@@ -134,7 +146,9 @@ def from_json(text: str, folder: str = ".") -> Config:
 # -- one arm --------------------------------------------------------------------------------------
 
 
-def _one_arm(base: Mapping, arm: str, override: Mapping, title: str, folder: str, problems: list[str]) -> Config | None:
+def _one_arm(
+    base: Mapping, arm: str, override: Mapping, title: str, folder: str, problems: list[str], atlas: Atlas | None = None
+) -> Config | None:
     data = copy.deepcopy(dict(base))
     own: dict[str, Any] = copy.deepcopy(dict(override))
     without = own.pop("without", [])
@@ -172,6 +186,8 @@ def _one_arm(base: Mapping, arm: str, override: Mapping, title: str, folder: str
         except ValidationError as e:
             problems += [sentence(name, err, data[name]) for err in e.errors(include_url=False)[:MOST_PROBLEMS]]
     problems += across_sections(parsed, set(data))
+    if atlas is not None:
+        problems += in_images(parsed, atlas)
     if problems:
         return None
     return Config(title=title, label=label, arm=arm, capacity_cells_per_mm3=float(capacity), folder=folder, **parsed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .anatomy import Atlas, is_file
 from .base import Section
 
 
@@ -41,6 +42,15 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
     if numerics is not None and carriers is not None and numerics.stepper == "rkl2" and carriers.taxis.kind != "none":
         problems.append("numerics.stepper: 'rkl2' is for diffusion; with taxis use 'ssprk2'")
     return problems
+
+
+def in_images(parsed: Mapping[str, Any], atlas: Atlas) -> list[str]:
+    """Images that are missing, and points outside the tissue that images or formulas describe."""
+    tissue, tumour = parsed.get("tissue"), parsed.get("tumour")
+    problems = []
+    if tumour is not None and tumour.initial.kind == "nifti" and not is_file(atlas.folder / tumour.initial.path):
+        problems.append(f"tumour.initial.path: there is no image file {atlas.folder / tumour.initial.path}")
+    return problems if tissue is None else problems + atlas.problems(tissue, _said(parsed, "places"))
 
 
 def _schedule(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
