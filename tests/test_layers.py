@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up; a module may import from its own line and from the lines before it. "biology.*" stands for every
 # module of that folder which no other line names.
 LAYERS = [
-    {"glioma_pde", "errors", "parameters", "parameters.*"},
+    {"glioma_pde", "errors", "_atlas", "parameters", "parameters.*"},
     {"grid"},
     {"_maps", "_phantom"},
     {"tissue"},

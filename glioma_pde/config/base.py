@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from ..parameters import PARAMETERS
 
@@ -16,6 +17,28 @@ NonNegative = Annotated[float, Field(ge=0, lt=1e15)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Day = Annotated[float, Field(ge=0, le=1e5)]
 
+LONGEST_TEXT = 500
+
+
+def text_fault(text: Any) -> str | None:
+    """What keeps a value from being a name, a label or a path: none of these survives every file and terminal."""
+    if not isinstance(text, str):
+        return "must be a string"
+    if len(text) > LONGEST_TEXT:
+        return f"must have at most {LONGEST_TEXT} characters"
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text):
+        return "must be one line without control characters"
+    return None
+
+
+def _plain(text: str) -> str:
+    if fault := text_fault(text):
+        raise ValueError(fault)
+    return text
+
+
+Line = Annotated[str, AfterValidator(_plain)]
+"""A name, a label or a path."""
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 

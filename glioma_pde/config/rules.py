@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .anatomy import Atlas, is_file
 from .base import Section
 
 
@@ -56,6 +57,15 @@ def _tolerance(tolerance: float, numerics: Any, present: set[str]) -> list[str]:
             f"so {0.1 * tolerance:.2g} or less"
         )
     return problems
+
+
+def in_images(parsed: Mapping[str, Any], atlas: Atlas) -> list[str]:
+    """Images that are missing, and points outside the tissue that images or formulas describe."""
+    tissue, tumour = parsed.get("tissue"), parsed.get("tumour")
+    problems = []
+    if tumour is not None and tumour.initial.kind == "nifti" and not is_file(atlas.folder / tumour.initial.path):
+        problems.append(f"tumour.initial.path: there is no image file {atlas.folder / tumour.initial.path}")
+    return problems if tissue is None else problems + atlas.problems(tissue, _said(parsed, "places"))
 
 
 def _schedule(parsed: Mapping[str, Any], present: set[str]) -> list[str]:

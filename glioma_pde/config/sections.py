@@ -11,7 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
-from .base import Day, Fraction, NonNegative, Point, Positive, Repeated, Section, columns, parameters, pick, with_kind
+from .base import (
+    Day,
+    Fraction,
+    Line,
+    NonNegative,
+    Point,
+    Positive,
+    Repeated,
+    Section,
+    columns,
+    parameters,
+    pick,
+    with_kind,
+)
 from .treatments import Resistance, Surgery, Temozolomide
 
 # -- anatomy --------------------------------------------------------------------------------------
@@ -32,11 +45,11 @@ class AtlasTissue(Section):
 
 class NiftiTissue(Section):
     kind: Literal["nifti"]
-    white: str
-    grey: str
-    csf: str | None = None
-    mask: str | None = None
-    background: str | None = None
+    white: Line
+    grey: Line
+    csf: Line | None = None
+    mask: Line | None = None
+    background: Line | None = None
     scale: Positive = 1.0
     spacing_mm: Annotated[float, Field(ge=0.02, le=10)] | None = None
     window: Window | None = None
@@ -92,7 +105,7 @@ class NiftiInitial(Section):
     """Tumour density from an image in the space of the tissue."""
 
     kind: Literal["nifti"]
-    path: str
+    path: Line
 
 
 _Tumour = parameters("_Tumour", "tumour")
@@ -299,7 +312,7 @@ class Outcome(Section):
 
 
 class Output(Section):
-    directory: str | None = None
+    directory: Line | None = None
     xdmf: bool = False
     figures: bool = True
     animation: bool = True
