@@ -27,7 +27,7 @@ LAYERS = [
     {"model"},
     {"schedule", "observe"},
     {"solve", "window"},
-    {"outcome"},
+    {"outcome", "risk"},
     {"config.base"},
     {"config.*"},
     {"config.sections"},

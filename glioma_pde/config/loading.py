@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError
 from .messages import nearest, sentence
+from .presets import PRESETS, tables
 from .rules import across_sections
 from .sections import CAPACITY, DEFAULTED, REQUIRED, SECTIONS, Config, Study
 
@@ -86,22 +87,27 @@ def from_json(text: str, folder: str = ".") -> Config:
         raise ConfigError([f"not valid JSON: {error}"], where) from None
     if not isinstance(data, dict):
         raise ConfigError(["not a table"], where)
-    head = {k: data.pop(k) for k in ("title", "label", "arm") if k in data}
+    head = {k: data.pop(k) for k in ("title", "label", "arm", "preset") if k in data}
     problems: list[str] = []
     config = _one_arm(
         data, head.get("arm", "run"), {"label": head.get("label", "")}, head.get("title", ""), folder, problems
     )
+    preset = head.get("preset")  # its values are among those of the arm, which may have left out some of its sections
+    if not (preset is None or isinstance(preset, str)):
+        problems.append("preset: must be a string")
     if problems or config is None:
         raise ConfigError(problems, where)
-    return config
+    return config.model_copy(update={"preset": preset})
 
 
 # -- one arm --------------------------------------------------------------------------------------
 
 
 def _one_arm(base: Mapping, arm: str, override: Mapping, title: str, folder: str, problems: list[str]) -> Config | None:
-    data = copy.deepcopy(dict(base))
     own: dict[str, Any] = copy.deepcopy(dict(override))
+    preset = own.pop("preset", base.get("preset"))
+    data, usual_label = _from_preset(preset, problems)
+    _merge(data, {k: copy.deepcopy(v) for k, v in base.items() if k != "preset"})
     without = own.pop("without", [])
     if not isinstance(without, list) or not all(isinstance(w, str) for w in without):
         problems.append("without: must be a list of section names")
@@ -111,7 +117,7 @@ def _one_arm(base: Mapping, arm: str, override: Mapping, title: str, folder: str
             problems.append(f"without: {name!r} is not a section that can be left out{nearest(name, SECTIONS)}")
         data.pop(name, None)
     _merge(data, own)
-    label = data.pop("label", "")
+    label = data.pop("label", usual_label)
     capacity = data.pop("capacity_cells_per_mm3", CAPACITY.default)
     if not isinstance(label, str):
         problems.append("label: must be a string")
@@ -123,7 +129,7 @@ def _one_arm(base: Mapping, arm: str, override: Mapping, title: str, folder: str
         problems.append(f"capacity_cells_per_mm3: must be a number from {CAPACITY.low:g} to {CAPACITY.high:g}")
     for key in data:
         if key not in SECTIONS:
-            known = [*SECTIONS, "title", "label", "arms", "capacity_cells_per_mm3"]
+            known = [*SECTIONS, "title", "label", "preset", "arms", "capacity_cells_per_mm3"]
             problems.append(f"{key}: unknown{nearest(key, known)}")
     parsed: dict[str, Any] = {}
     for name, adapter in SECTIONS.items():
@@ -142,7 +148,27 @@ def _one_arm(base: Mapping, arm: str, override: Mapping, title: str, folder: str
     problems += across_sections(parsed, set(data))
     if problems:
         return None
-    return Config(title=title, label=label, arm=arm, capacity_cells_per_mm3=float(capacity), folder=folder, **parsed)
+    return Config(
+        title=title, label=label, arm=arm, preset=preset, capacity_cells_per_mm3=float(capacity), folder=folder, **parsed
+    )  # fmt: skip
+
+
+def _from_preset(name: Any, problems: list[str]) -> tuple[dict[str, Any], str]:
+    """The tables of a preset, which everything in the file overrides, and its label."""
+    if name is None:
+        return {}, ""
+    if not isinstance(name, str):
+        problems.append(f"preset: must be a string, one of {', '.join(PRESETS)}")
+    elif name not in PRESETS:
+        problems.append(f"preset: {name!r} is not one of {', '.join(PRESETS)}{_meant(name)}")
+    # after a wrong name the rest is checked against another preset, lest sections that it brings seem to be missing
+    known = name if isinstance(name, str) and name in PRESETS else next(iter(PRESETS))
+    return tables(known), PRESETS[known].label
+
+
+def _meant(name: str) -> str:
+    close = nearest(name, PRESETS)
+    return close if "did you mean" in close else ""
 
 
 def _merge(into: dict, other: Mapping) -> None:

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
 from .base import Day, Fraction, NonNegative, Point, Positive, Repeated, Section, columns, parameters, pick, with_kind
+from .immune import Immune
+from .malignancy import Malignancy
+from .trail import Trail
 from .treatments import Resistance, Surgery, Temozolomide
 
 # -- anatomy --------------------------------------------------------------------------------------
@@ -312,6 +315,9 @@ SECTIONS: dict[str, Any] = {
     "attractant": TypeAdapter(Attractant),
     "prodrug": TypeAdapter(Prodrug),
     "drug": TypeAdapter(Drug),
+    "trail": TypeAdapter(Trail),
+    "immune": TypeAdapter(Immune),
+    "malignancy": TypeAdapter(Malignancy),
     "resistance": TypeAdapter(Resistance),
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
@@ -338,6 +344,7 @@ class Config(BaseModel):
     title: str
     label: str = ""
     arm: str = "run"
+    preset: str | None = None
     capacity_cells_per_mm3: float = CAPACITY.default
     tissue: Any
     tumour: Any
@@ -345,6 +352,9 @@ class Config(BaseModel):
     attractant: Any = None
     prodrug: Any = None
     drug: Any = None
+    trail: Any = None
+    immune: Any = None
+    malignancy: Any = None
     resistance: Any = None
     temozolomide: Any = None
     surgery: Any = None
