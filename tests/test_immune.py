@@ -156,7 +156,10 @@ def test_a_later_dose_is_cleared_faster_only_where_an_earlier_one_has_primed():
 
 
 def test_the_response_spreads_and_keeps_its_amount():
-    modules = [Carriers(loss_per_day=0.0, taxis=None), ImmuneResponse(windows(), diffusivity_mm2_per_day=0.5, decay_per_day=0.0)]
+    modules = [
+        Carriers(loss_per_day=0.0, taxis=None),
+        ImmuneResponse(windows(), diffusivity_mm2_per_day=0.5, decay_per_day=0.0),
+    ]
     start = {"immune": jnp.zeros(12).at[2].set(1.0)}
     level = run(modules, start, NONE, plan_of(modules)).final.x["immune"]
     assert float(TISSUE.grid.integrate(level)) == pytest.approx(1.0, rel=1e-13)
@@ -318,4 +321,4 @@ def test_wrong_sections_are_told_in_one_sentence(line, message):
 
 def test_a_response_needs_carriers():
     with pytest.raises(ConfigError, match=r"immune: needs the section \[carriers\]"):
-        loads(TEXT.replace("[carriers]\ntaxis = { kind = \"none\" }\n", ""))
+        loads(TEXT.replace('[carriers]\ntaxis = { kind = "none" }\n', ""))
