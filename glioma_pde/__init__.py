@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .biology.attractant import Attractant
     from .biology.carriers import Carriers
     from .biology.drug import Drug
+    from .biology.immune import ConstantClearance, ImmuneResponse, PrimedImmuneResponse, Suppression
     from .biology.laws import (
         Additive,
         Bliss,
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
         Logistic,
         ReceptorSensing,
     )
+    from .biology.malignancy import Malignancy
     from .biology.prodrug import Boluses, Courses, Prodrug
     from .biology.resistance import Resistance
     from .biology.surgery import Resections, ThresholdResections
     from .biology.temozolomide import OralDoses, Temozolomide
+    from .biology.trail import Trail
     from .biology.tumour import Tumour
     from .build import build
     from .config import load as load_config
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from .io.hdf5 import RunFile
     from .io.nifti import tissue_from_nifti
     from .model import Model
+    from .risk import event_bound, no_event, transformation_bound
     from .run import run
     from .schedule import make_plan, stack
     from .solve import Solution, simulate, solve
@@ -54,14 +58,17 @@ _NAMES = {
     "biology.attractant": ["Attractant"],
     "biology.carriers": ["Carriers"],
     "biology.drug": ["Drug"],
+    "biology.immune": ["ConstantClearance", "ImmuneResponse", "PrimedImmuneResponse", "Suppression"],
     "biology.laws": [
         "Logistic", "Gompertz", "Exponential", "Hill", "Linear",
         "LinearSensing", "ReceptorSensing", "LogarithmicSensing", "FluxLimited", "Additive", "Bliss",
     ],
+    "biology.malignancy": ["Malignancy"],
     "biology.prodrug": ["Boluses", "Courses", "Prodrug"],
     "biology.resistance": ["Resistance"],
     "biology.surgery": ["Resections", "ThresholdResections"],
     "biology.temozolomide": ["OralDoses", "Temozolomide"],
+    "biology.trail": ["Trail"],
     "biology.tumour": ["Tumour"],
     "build": ["build"],
     "config": ["load_config"],
@@ -73,6 +80,7 @@ _NAMES = {
     "io.hdf5": ["RunFile"],
     "io.nifti": ["tissue_from_nifti"],
     "model": ["Model"],
+    "risk": ["event_bound", "no_event", "transformation_bound"],
     "run": ["run"],
     "schedule": ["make_plan", "stack"],
     "solve": ["Solution", "simulate", "solve"],

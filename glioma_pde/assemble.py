@@ -17,11 +17,14 @@ from .biology.attractant import Attractant, DynamicAttractant
 from .biology.base import Event
 from .biology.carriers import Carriers
 from .biology.drug import Drug, DynamicDrug
+from .biology.immune import ConstantClearance, ImmuneResponse, PrimedImmuneResponse, Suppression
 from .biology.laws import COMBINATION, GROWTH, KILL, SENSING, Combination
+from .biology.malignancy import Malignancy
 from .biology.prodrug import Boluses, Courses, DynamicProdrug, Prodrug
 from .biology.resistance import Resistance
 from .biology.surgery import Resections, ThresholdResections
 from .biology.temozolomide import OralDoses, Temozolomide
+from .biology.trail import Trail
 from .biology.tumour import Tumour
 from .config import Config
 from .delivery import CarrierDoses
@@ -51,9 +54,13 @@ def modules_of(config: Config, dtype, shapes: Shapes) -> list[Any]:
 
 
 def _tumour(config: Config, dtype, shapes: Shapes) -> Tumour:
-    crowded = config.carriers is not None and config.carriers.crowding > 0
     growth: Any = GROWTH[config.tumour.growth]()
-    return Tumour(**_values(config.tumour, "tumour"), growth=growth, one_sided_growth=crowded)
+    return Tumour(**_values(config.tumour, "tumour"), growth=growth, one_sided_growth=_crowded(config))
+
+
+def _crowded(config: Config) -> bool:
+    """Whether carriers take room, so that crowding must not kill."""
+    return config.carriers is not None and config.carriers.crowding > 0
 
 
 def _carriers(config: Config, dtype, shapes: Shapes) -> Carriers:
@@ -97,6 +104,32 @@ def _temozolomide(config: Config, dtype, shapes: Shapes) -> Temozolomide:
     return Temozolomide(OralDoses(table[:, 0], table[:, 1]), **_values(t, "temozolomide"), kill=kill)
 
 
+def _trail(config: Config, dtype, shapes: Shapes) -> Trail:
+    kill = _kill(config.trail.kill, "trail.kill")
+    tolerance = config.numerics.elliptic_tolerance
+    counts = config.trail.counts_as_drug
+    return Trail(**_values(config.trail, "trail"), kill=kill, counts_as_drug=counts, tolerance=tolerance)
+
+
+def _immune(config: Config, dtype, shapes: Shapes) -> ConstantClearance:
+    i = config.immune
+    windows = Suppression(*_columns(i.suppression, Suppression, shapes.get("immune.suppression", 0), dtype))
+    values = _values(i, "immune")
+    if i.kind == "constant":
+        return ConstantClearance(windows, values["clearance_per_day"])
+    if values["priming"] > 0:
+        return PrimedImmuneResponse(windows, **values)
+    for name in ("priming", "priming_exposure_cell_days", "forgetting_per_day"):
+        del values[name]
+    return ImmuneResponse(windows, **values)
+
+
+def _malignancy(config: Config, dtype, shapes: Shapes) -> Malignancy:
+    values: dict[str, Any] = _values(config.malignancy, "malignancy")
+    values["drug_sensitivity"] = values["drug_sensitivity"] or None  # a rate of zero is not computed at all
+    return Malignancy(**values, one_sided_growth=_crowded(config))
+
+
 def _kill(section: Any, prefix: str) -> Any:
     law: dict[str, Any] = _values(section, prefix)
     if law.get("hill") == 1.0:
@@ -112,6 +145,9 @@ MODULES: dict[str, Callable[[Config, Any, Shapes], Any]] = {
     "drug": _drug,
     "resistance": lambda config, dtype, shapes: Resistance(**_values(config.resistance, "resistance")),
     "temozolomide": _temozolomide,
+    "trail": _trail,
+    "immune": _immune,
+    "malignancy": _malignancy,
 }
 """What makes a module of each section that switches one on."""
 

@@ -212,7 +212,8 @@ def _check(args: argparse.Namespace) -> int:
         doses = sum(len(i.all_days()) for i in arm.schedule.injections)
         size = estimate(arm)
         output = "output of a size that the images decide" if size is None else f"output about {in_units(size.file)}"
-        print(f"  {arm.arm}: {', '.join(on)}; {doses} doses of carriers; {arm.time.end_day:g} days; {output}")
+        preset = "" if arm.preset is None else f"preset {arm.preset}; "
+        print(f"  {arm.arm}: {preset}{', '.join(on)}; {doses} doses of carriers; {arm.time.end_day:g} days; {output}")
     return 0
 
 

@@ -20,6 +20,7 @@ from . import __version__
 from .biology.base import SUBSTANCE
 from .build import Experiment, days_of, described
 from .config.base import Section
+from .config.presets import source_of
 from .config.sections import SECTIONS
 from .control import SERIES
 from .io.hdf5 import Quantity
@@ -134,7 +135,7 @@ def parameter_rows(config) -> list[tuple[str, float, str, str, float]]:
         for part in key.split("."):
             node = getattr(node, part, None)
         if node is not None:
-            rows.append((key, float(node), p.unit, p.source, p.default))
+            rows.append((key, float(node), p.unit, source_of(config.preset, key, float(node)) or p.source, p.default))
     return rows
 
 

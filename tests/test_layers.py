@@ -28,7 +28,7 @@ LAYERS = [
     {"schedule", "observe"},
     {"solve", "window"},
     {"control"},
-    {"response"},
+    {"response", "risk"},
     {"outcome"},
     {"config.base"},
     {"config.*"},

@@ -19,6 +19,9 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
 
     needs("prodrug", "carriers", "they carry the converting enzyme")
     needs("drug", "carriers", "they release or convert it")
+    needs("trail", "carriers", "they release it")
+    needs("immune", "carriers", "it is they that are rejected")
+    needs("malignancy", "carriers", "it is they that may turn malignant")
     carriers = parsed.get("carriers")
     if carriers is not None and carriers.taxis.kind != "none" and "attractant" not in present:
         problems.append(

@@ -25,6 +25,9 @@ from .base import (
     pick,
     with_kind,
 )
+from .immune import Immune
+from .malignancy import Malignancy
+from .trail import Trail
 from .treatments import Resistance, Surgery, Temozolomide
 
 # -- anatomy --------------------------------------------------------------------------------------
@@ -328,6 +331,9 @@ SECTIONS: dict[str, Any] = {
     "attractant": TypeAdapter(Attractant),
     "prodrug": TypeAdapter(Prodrug),
     "drug": TypeAdapter(Drug),
+    "trail": TypeAdapter(Trail),
+    "immune": TypeAdapter(Immune),
+    "malignancy": TypeAdapter(Malignancy),
     "resistance": TypeAdapter(Resistance),
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
@@ -354,6 +360,7 @@ class Config(BaseModel):
     title: str
     label: str = ""
     arm: str = "run"
+    preset: str | None = None
     capacity_cells_per_mm3: float = CAPACITY.default
     tissue: Any
     tumour: Any
@@ -361,6 +368,9 @@ class Config(BaseModel):
     attractant: Any = None
     prodrug: Any = None
     drug: Any = None
+    trail: Any = None
+    immune: Any = None
+    malignancy: Any = None
     resistance: Any = None
     temozolomide: Any = None
     surgery: Any = None

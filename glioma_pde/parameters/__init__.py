@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from .base import Parameter
 from .core import CORE
+from .immune import IMMUNE
+from .malignancy import MALIGNANCY
+from .trail import TRAIL
 from .treatments import TREATMENTS
 
-PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS
+PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS | TRAIL | IMMUNE | MALIGNANCY
 """In the order of the README's table."""
 
 
