@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ReceptorSensing,
     )
     from .biology.prodrug import Boluses, Courses, Prodrug
+    from .biology.radiotherapy import Radiotherapy
     from .biology.resistance import Resistance
     from .biology.surgery import Resections, ThresholdResections
     from .biology.temozolomide import OralDoses, Temozolomide
@@ -58,6 +59,7 @@ _NAMES = {
         "LinearSensing", "ReceptorSensing", "LogarithmicSensing", "FluxLimited", "Additive", "Bliss",
     ],
     "biology.prodrug": ["Boluses", "Courses", "Prodrug"],
+    "biology.radiotherapy": ["Radiotherapy"],
     "biology.resistance": ["Resistance"],
     "biology.surgery": ["Resections", "ThresholdResections"],
     "biology.temozolomide": ["OralDoses", "Temozolomide"],

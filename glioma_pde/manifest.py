@@ -33,6 +33,7 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
     maps = {
         n: np.asarray(getattr(tissue, n)) for n in ("white", "grey", "csf", "mask") if getattr(tissue, n) is not None
     }
+    maps |= {n: np.asarray(image) for n, image in experiment.images.items()}
     full = tissue.full_grid
     attributes: dict[str, Any] = {
         "title": config.title,

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from .build import Experiment, build
+from .build import Experiment, build, image_names
 from .config import from_json
 from .errors import GliomaError
 from .grid import Grid
@@ -31,7 +31,8 @@ def experiment_from_file(path: str | Path) -> Experiment:
     """The arm that ``path`` holds, ready to run again or to be resumed.
 
     The anatomy comes from the file, so the images that the run started from are not needed. An
-    initial tumour given as a formula is evaluated again; one given as an image is taken from the first frame.
+    initial tumour given as a formula is evaluated again; one given as an image is taken from the first frame. Other
+    images that sections read are kept with the anatomy.
 
     Raises:
         GliomaError: if the file is damaged or not a run file.
@@ -49,10 +50,11 @@ def experiment_from_file(path: str | Path) -> Experiment:
         )  # fmt: skip
         background = file.anatomy()
         shapes = {str(k): int(n) for k, n in json.loads(file.text("shapes")).items()}
+        images = {n: jnp.asarray(maps[n], dtype) for n in image_names(config)}
         initial = None
         if config.tumour.initial.kind == "nifti":
             initial = {"tumour": jnp.asarray(np.asarray(file.field("tumour", index=0)), dtype)}
         if full_shape != tissue.grid.shape:
             tissue = replace(tissue, full_grid=Grid.from_affine(full_shape, full_affine), window_start=start)
-    experiment = build(config, tissue, initial, shapes)
+    experiment = build(config, tissue, initial, shapes, images)
     return replace(experiment, background=background)

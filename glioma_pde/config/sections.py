@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
 from .base import Day, Fraction, NonNegative, Point, Positive, Repeated, Section, columns, parameters, pick, with_kind
+from .radiotherapy import Radiotherapy
 from .treatments import Resistance, Surgery, Temozolomide
 
 # -- anatomy --------------------------------------------------------------------------------------
@@ -315,6 +316,7 @@ SECTIONS: dict[str, Any] = {
     "resistance": TypeAdapter(Resistance),
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
+    "radiotherapy": TypeAdapter(Radiotherapy),
     "schedule": TypeAdapter(Schedule),
     "time": TypeAdapter(Time),
     "numerics": TypeAdapter(Numerics),
@@ -348,6 +350,7 @@ class Config(BaseModel):
     resistance: Any = None
     temozolomide: Any = None
     surgery: Any = None
+    radiotherapy: Any = None
     schedule: Any
     time: Any
     numerics: Any

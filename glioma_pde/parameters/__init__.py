@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from .base import Parameter
 from .core import CORE
+from .radiotherapy import RADIOTHERAPY
 from .treatments import TREATMENTS
 
-PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS
+PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS | RADIOTHERAPY
 """In the order of the README's table."""
 
 
