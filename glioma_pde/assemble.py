@@ -198,9 +198,7 @@ def _columns(rows: Sequence[Any], kind: type, least: int, dtype) -> list[Array]:
 
 
 def _doses(injection: Any, least: int, dtype) -> CarrierDoses:
-    days = injection.all_days()
-    days = days + [BEFORE] * (least - len(days))
-    doses = CarrierDoses.at_sites(
-        days, injection.cells, injection.sites_mm, injection.sigma_mm, injection.retained_fraction
-    )
+    rows = injection.each("cells")
+    days, cells = zip(*rows, *[(BEFORE, 0.0)] * (least - len(rows)), strict=True)
+    doses = CarrierDoses.at_sites(days, cells, injection.sites_mm, injection.sigma_mm, injection.retained_fraction)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), doses)

@@ -122,7 +122,7 @@ def build(
     warnings = _warnings(config, tissue, longest)
     plan = make_plan(model, schedule, days.tolist(), step)
     return Experiment(
-        config, model, initial, schedule, plan, days, frames, background, step, tuple(warnings), shapes, images
+        config, model, initial, schedule, plan, days, frames, background, step, tuple(warnings), shapes, images=images
     )
 
 
@@ -276,8 +276,9 @@ def _nearest_inside(mask: np.ndarray, grid: Grid, index: np.ndarray) -> list[flo
 
 
 def _peak(model: Model, doses: CarrierDoses) -> float:
+    """Highest density of the largest dose."""
     capacity = jnp.asarray(model.capacity_cells_per_mm3)
-    return float(jnp.max(doses.density(model.tissue, capacity, jnp.asarray(0))[0]))
+    return float(jnp.max(doses.density(model.tissue, capacity, jnp.argmax(doses.cells))[0]))
 
 
 def _wide_enough(model: Model, doses: CarrierDoses, sigma_mm: float, peak: float) -> float | None:
@@ -305,7 +306,7 @@ def _too_dense(config: Config, model: Model, schedule: Schedule) -> list[str]:
             sites = f"about {int(np.ceil(len(injection.sites_mm) * peak))} sites apart from each other"
             advice = f"use {sites}" if wide is None else f"use sigma_mm of at least {wide:.2f}, or {sites}"
             problems.append(
-                f"schedule.injections[{i}]: {injection.cells:g} cells reach {peak:.2f} of the carrying capacity; {advice}"
+                f"schedule.injections[{i}]: {float(doses.cells.max()):g} cells reach {peak:.2f} of the carrying capacity; {advice}"
             )
     return problems
 
