@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from .biology.malignancy import Malignancy
     from .biology.prodrug import Boluses, Courses, Prodrug
+    from .biology.radiotherapy import Radiotherapy
     from .biology.resistance import Resistance
     from .biology.surgery import Resections, ThresholdResections
     from .biology.temozolomide import OralDoses, Temozolomide
@@ -65,6 +66,7 @@ _NAMES = {
     ],
     "biology.malignancy": ["Malignancy"],
     "biology.prodrug": ["Boluses", "Courses", "Prodrug"],
+    "biology.radiotherapy": ["Radiotherapy"],
     "biology.resistance": ["Resistance"],
     "biology.surgery": ["Resections", "ThresholdResections"],
     "biology.temozolomide": ["OralDoses", "Temozolomide"],

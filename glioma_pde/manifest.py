@@ -38,6 +38,7 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
     maps = {
         n: np.asarray(getattr(tissue, n)) for n in ("white", "grey", "csf", "mask") if getattr(tissue, n) is not None
     }
+    maps |= {n: np.asarray(image) for n, image in experiment.images.items()}
     full = tissue.full_grid
     attributes: dict[str, Any] = {
         "title": config.title,
@@ -92,7 +93,7 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
 def unsaid(experiment: Experiment) -> list[str]:
     """What of the model, the events and the days is not as the configuration describes it, but comes from Python."""
     config, model = experiment.config, experiment.model
-    other, schedule = described(config, model.tissue, experiment.shapes)
+    other, schedule = described(config, model.tissue, experiment.shapes, experiment.images)
     ours, theirs = ({m.name: m for m in x.modules} for x in (model, other))
     pairs: list[tuple[str, Any, Any]] = [(name, ours.get(name), theirs.get(name)) for name in (ours | theirs)]
     pairs += [(n, getattr(model, n), getattr(other, n)) for n in ("capacity_cells_per_mm3", "stepper", "combination")]

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from .build import Experiment, build
+from .build import Experiment, build, image_names
 from .config import from_json
 from .errors import GliomaError
 from .grid import Grid
@@ -31,8 +31,8 @@ def _explaining(file: RunFile) -> Iterator[None]:
 def experiment_from_file(path: str | Path) -> Experiment:
     """The arm that ``path`` holds, ready to run again or to be resumed.
 
-    The anatomy comes from the file, so the images that the run started from are not needed. Initial
-    fields given as images or from Python are in the file too; a formula is evaluated again.
+    The anatomy comes from the file, so the images that the run started from are not needed. Initial fields and other
+    images that sections read are in the file too; an initial tumour given as a formula is evaluated again.
 
     Raises:
         GliomaError: if the file is damaged or not a run file, or its run had a model, events or days that its
@@ -56,8 +56,9 @@ def experiment_from_file(path: str | Path) -> Experiment:
         )  # fmt: skip
         background = file.anatomy()
         shapes = {str(k): int(n) for k, n in json.loads(file.text("shapes")).items()}
+        images = {n: jnp.asarray(maps[n], dtype) for n in image_names(config)}
         initial = file.initial() or None
         if full_shape != tissue.grid.shape:
             tissue = replace(tissue, full_grid=Grid.from_affine(full_shape, full_affine), window_start=start)
-    experiment = build(config, tissue, initial, shapes)
+    experiment = build(config, tissue, initial, shapes, images)
     return replace(experiment, background=background)

@@ -171,6 +171,10 @@ class Module(eqx.Module):
         """Sensitivity of its own tumour fields to hazards, of drugs or other ones."""
         return 1.0
 
+    def radiosensitivity(self, alpha_per_gy: Any, beta_per_gy2: Any) -> dict[str, tuple[Any, Any]]:
+        """α [1/Gy] and β [1/Gy²] of its own fields of cells, given those of the tumour; others are spared."""
+        return {f.name: (alpha_per_gy, beta_per_gy2) for f in self.fields if f.role == TUMOUR}
+
     def fluxes(self, x: Fields, q: Quantities, at: Context) -> tuple[Flux, ...]:
         return ()
 

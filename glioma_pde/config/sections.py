@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
 from .base import (
+    Amounts,
     Day,
     Fraction,
     Line,
-    NonNegative,
     Point,
     Positive,
     Repeated,
@@ -27,6 +27,7 @@ from .base import (
 )
 from .immune import Immune
 from .malignancy import Malignancy
+from .radiotherapy import Radiotherapy
 from .trail import Trail
 from .treatments import Resistance, Surgery, Temozolomide
 
@@ -230,10 +231,12 @@ class Drug(parameters("_Drug", "drug")):  # type: ignore[misc]
 
 
 class Injection(Repeated):
-    """Doses of carriers at one or many needle tips."""
+    """Doses of carriers at one or many needle tips, all of the same number of cells or one number for each."""
+
+    amounts = ("cells",)
 
     route: Literal["intracerebral"] = "intracerebral"
-    cells: NonNegative
+    cells: Amounts
     sites_mm: Annotated[list[Point], Field(min_length=1, max_length=1000)]
     sigma_mm: Positive
     retained_fraction: Fraction = 1.0
@@ -258,11 +261,17 @@ class Schedule(Section):
     def tables(self):
         names = ("day", "cells", "retained_fraction", "x_mm", "y_mm", "z_mm", "sigma_mm", "event")
         found: dict[str, list[Any]] = {name: [] for name in names}
-        events = [(one, day) for one in self.injections for day in one.all_days()]
-        for event, (one, day) in enumerate(events):
+        events = [(one, day, cells) for one in self.injections for day, cells in one.each("cells")]
+        for event, (one, day, cells) in enumerate(events):
             for site in one.sites_mm:
-                cells = one.cells / len(one.sites_mm)
-                row = (day, cells, one.retained_fraction, *[*site, 0.0, 0.0][:3], one.sigma_mm, event)
+                row = (
+                    day,
+                    cells / len(one.sites_mm),
+                    one.retained_fraction,
+                    *[*site, 0.0, 0.0][:3],
+                    one.sigma_mm,
+                    event,
+                )
                 for column, value in zip(found.values(), row, strict=True):
                     column.append(value)
         return {"injections": found} if events else {}
@@ -337,6 +346,7 @@ SECTIONS: dict[str, Any] = {
     "resistance": TypeAdapter(Resistance),
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
+    "radiotherapy": TypeAdapter(Radiotherapy),
     "schedule": TypeAdapter(Schedule),
     "time": TypeAdapter(Time),
     "numerics": TypeAdapter(Numerics),
@@ -374,6 +384,7 @@ class Config(BaseModel):
     resistance: Any = None
     temozolomide: Any = None
     surgery: Any = None
+    radiotherapy: Any = None
     schedule: Any
     time: Any
     numerics: Any

@@ -11,10 +11,11 @@ from .base import Parameter
 from .core import CORE
 from .immune import IMMUNE
 from .malignancy import MALIGNANCY
+from .radiotherapy import RADIOTHERAPY
 from .trail import TRAIL
 from .treatments import TREATMENTS
 
-PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS | TRAIL | IMMUNE | MALIGNANCY
+PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS | RADIOTHERAPY | TRAIL | IMMUNE | MALIGNANCY
 """In the order of the README's table."""
 
 
