@@ -28,11 +28,14 @@ if TYPE_CHECKING:
         Logistic,
         ReceptorSensing,
     )
+    from .biology.necrosis import Necrosis
+    from .biology.oxygen import Oxygen
     from .biology.prodrug import Boluses, Courses, Prodrug
     from .biology.resistance import Resistance
     from .biology.surgery import Resections, ThresholdResections
     from .biology.temozolomide import OralDoses, Temozolomide
     from .biology.tumour import Tumour
+    from .biology.vasculature import DynamicVasculature, Vasculature
     from .build import build
     from .config import load as load_config
     from .delivery import CarrierDoses, Schedule
@@ -57,11 +60,14 @@ _NAMES = {
         "Logistic", "Gompertz", "Exponential", "Hill", "Linear",
         "LinearSensing", "ReceptorSensing", "LogarithmicSensing", "FluxLimited", "Additive", "Bliss",
     ],
+    "biology.necrosis": ["Necrosis"],
+    "biology.oxygen": ["Oxygen"],
     "biology.prodrug": ["Boluses", "Courses", "Prodrug"],
     "biology.resistance": ["Resistance"],
     "biology.surgery": ["Resections", "ThresholdResections"],
     "biology.temozolomide": ["OralDoses", "Temozolomide"],
     "biology.tumour": ["Tumour"],
+    "biology.vasculature": ["DynamicVasculature", "Vasculature"],
     "build": ["build"],
     "config": ["load_config"],
     "delivery": ["CarrierDoses", "Schedule"],

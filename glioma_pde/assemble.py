@@ -18,11 +18,14 @@ from .biology.base import Event
 from .biology.carriers import Carriers
 from .biology.drug import Drug, DynamicDrug
 from .biology.laws import COMBINATION, GROWTH, KILL, SENSING, Combination
+from .biology.necrosis import Necrosis
+from .biology.oxygen import Oxygen
 from .biology.prodrug import Boluses, Courses, DynamicProdrug, Prodrug
 from .biology.resistance import Resistance
 from .biology.surgery import Resections, ThresholdResections
 from .biology.temozolomide import OralDoses, Temozolomide
 from .biology.tumour import Tumour
+from .biology.vasculature import DynamicVasculature, Vasculature
 from .config import Config
 from .delivery import CarrierDoses
 from .parameters import PARAMETERS
@@ -97,6 +100,17 @@ def _temozolomide(config: Config, dtype, shapes: Shapes) -> Temozolomide:
     return Temozolomide(OralDoses(table[:, 0], table[:, 1]), **_values(t, "temozolomide"), kill=kill)
 
 
+def _oxygen(config: Config, dtype, shapes: Shapes) -> Oxygen:
+    return Oxygen(**_values(config.oxygen, "oxygen"), tolerance=config.numerics.elliptic_tolerance)
+
+
+def _vasculature(config: Config, dtype, shapes: Shapes) -> Vasculature:
+    values = _values(config.vasculature, "vasculature")
+    if config.vasculature.dynamics == "dynamic":
+        return DynamicVasculature(**values)
+    return Vasculature(**{name: v for name, v in values.items() if not name.startswith("angiogenesis")})
+
+
 def _kill(section: Any, prefix: str) -> Any:
     law: dict[str, Any] = _values(section, prefix)
     if law.get("hill") == 1.0:
@@ -112,6 +126,9 @@ MODULES: dict[str, Callable[[Config, Any, Shapes], Any]] = {
     "drug": _drug,
     "resistance": lambda config, dtype, shapes: Resistance(**_values(config.resistance, "resistance")),
     "temozolomide": _temozolomide,
+    "oxygen": _oxygen,
+    "necrosis": lambda config, dtype, shapes: Necrosis(**_values(config.necrosis, "necrosis")),
+    "vasculature": _vasculature,
 }
 """What makes a module of each section that switches one on."""
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
 from .base import Day, Fraction, NonNegative, Point, Positive, Repeated, Section, columns, parameters, pick, with_kind
+from .environment import Necrosis, Oxygen, Vasculature
 from .treatments import Resistance, Surgery, Temozolomide
 
 # -- anatomy --------------------------------------------------------------------------------------
@@ -315,6 +316,9 @@ SECTIONS: dict[str, Any] = {
     "resistance": TypeAdapter(Resistance),
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
+    "oxygen": TypeAdapter(Oxygen),
+    "necrosis": TypeAdapter(Necrosis),
+    "vasculature": TypeAdapter(Vasculature),
     "schedule": TypeAdapter(Schedule),
     "time": TypeAdapter(Time),
     "numerics": TypeAdapter(Numerics),
@@ -348,6 +352,9 @@ class Config(BaseModel):
     resistance: Any = None
     temozolomide: Any = None
     surgery: Any = None
+    oxygen: Any = None
+    necrosis: Any = None
+    vasculature: Any = None
     schedule: Any
     time: Any
     numerics: Any

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from .base import Parameter
 from .core import CORE
+from .environment import ENVIRONMENT
 from .treatments import TREATMENTS
 
-PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS
+PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS | ENVIRONMENT
 """In the order of the README's table."""
 
 
