@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         ReceptorSensing,
     )
     from .biology.malignancy import Malignancy
+    from .biology.necrosis import Necrosis
+    from .biology.oxygen import Oxygen
     from .biology.prodrug import Boluses, Courses, Prodrug
     from .biology.radiotherapy import Radiotherapy
     from .biology.resistance import Resistance
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from .biology.temozolomide import OralDoses, Temozolomide
     from .biology.trail import Trail
     from .biology.tumour import Tumour
+    from .biology.vasculature import DynamicVasculature, Vasculature
     from .build import build
     from .config import load as load_config
     from .control import make_controlled_plan
@@ -65,6 +68,8 @@ _NAMES = {
         "LinearSensing", "ReceptorSensing", "LogarithmicSensing", "FluxLimited", "Additive", "Bliss",
     ],
     "biology.malignancy": ["Malignancy"],
+    "biology.necrosis": ["Necrosis"],
+    "biology.oxygen": ["Oxygen"],
     "biology.prodrug": ["Boluses", "Courses", "Prodrug"],
     "biology.radiotherapy": ["Radiotherapy"],
     "biology.resistance": ["Resistance"],
@@ -72,6 +77,7 @@ _NAMES = {
     "biology.temozolomide": ["OralDoses", "Temozolomide"],
     "biology.trail": ["Trail"],
     "biology.tumour": ["Tumour"],
+    "biology.vasculature": ["DynamicVasculature", "Vasculature"],
     "build": ["build"],
     "config": ["load_config"],
     "control": ["make_controlled_plan"],

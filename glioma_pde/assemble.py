@@ -20,6 +20,8 @@ from .biology.drug import Drug, DynamicDrug
 from .biology.immune import ConstantClearance, ImmuneResponse, PrimedImmuneResponse, Suppression
 from .biology.laws import COMBINATION, GROWTH, KILL, SENSING, Combination
 from .biology.malignancy import Malignancy
+from .biology.necrosis import Necrosis
+from .biology.oxygen import Oxygen
 from .biology.prodrug import Boluses, Courses, DynamicProdrug, Prodrug
 from .biology.radiotherapy import Radiotherapy
 from .biology.resistance import Resistance
@@ -27,6 +29,7 @@ from .biology.surgery import Resections, ThresholdResections
 from .biology.temozolomide import OralDoses, Temozolomide
 from .biology.trail import Trail
 from .biology.tumour import Tumour
+from .biology.vasculature import DynamicVasculature, Vasculature
 from .config import Config
 from .config.base import Section
 from .delivery import CarrierDoses
@@ -144,6 +147,17 @@ def _malignancy(config: Config, dtype, shapes: Shapes) -> Malignancy:
     return Malignancy(**values, one_sided_growth=_crowded(config))
 
 
+def _oxygen(config: Config, dtype, shapes: Shapes) -> Oxygen:
+    return Oxygen(**_values(config.oxygen, "oxygen"), tolerance=config.numerics.elliptic_tolerance)
+
+
+def _vasculature(config: Config, dtype, shapes: Shapes) -> Vasculature:
+    values = _values(config.vasculature, "vasculature")
+    if config.vasculature.dynamics == "dynamic":
+        return DynamicVasculature(**values)
+    return Vasculature(**{name: v for name, v in values.items() if not name.startswith("angiogenesis")})
+
+
 def _kill(section: Any, prefix: str) -> Any:
     law: dict[str, Any] = _values(section, prefix)
     if law.get("hill") == 1.0:
@@ -162,6 +176,9 @@ MODULES: dict[str, Callable[..., Any]] = {
     "trail": _trail,
     "immune": _immune,
     "malignancy": _malignancy,
+    "oxygen": _oxygen,
+    "necrosis": lambda config, dtype, shapes: Necrosis(**_values(config.necrosis, "necrosis")),
+    "vasculature": _vasculature,
 }
 """What makes a module of each section that switches one on, from (config, dtype, shapes); where sections can name
 images, these too, by their names there."""

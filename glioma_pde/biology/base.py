@@ -35,8 +35,10 @@ class FieldSpec(NamedTuple):
 
     Attributes:
         role: of a transported field. Fields in the role `TUMOUR` move and grow as the tumour does, die of every
-            hazard, and together are what a scan shows and the burden counts. Substances take no room.
+            hazard, and together are what a scan shows and the burden counts. Substances (and what else is no cell) take
+            no room.
         everywhere: not confined to where cells are, so that nothing less than the whole tissue can be computed.
+        stored: worth keeping in the run file; said of quasi-steady fields.
     """
 
     name: str
@@ -44,6 +46,7 @@ class FieldSpec(NamedTuple):
     long_name: str
     role: str = CELLS
     everywhere: bool = False
+    stored: bool = True
 
 
 class Observable(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any
 
 from .anatomy import Atlas, is_file
 from .base import Section
+from .environment import oxygen_rules
 
 
 def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
@@ -30,6 +31,7 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
     drug = parsed.get("drug")
     if drug is not None and "prodrug" not in present and drug.secretion_mol_per_cell_per_day == 0:
         problems.append("drug: has no source; add [prodrug] or set drug.secretion_mol_per_cell_per_day")
+    problems += oxygen_rules(parsed, present)
     problems += _schedule(parsed, present)
     problems += _places(parsed)
     time, outcome = parsed.get("time"), parsed.get("outcome")

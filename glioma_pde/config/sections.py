@@ -25,6 +25,7 @@ from .base import (
     pick,
     with_kind,
 )
+from .environment import Necrosis, Oxygen, Vasculature
 from .immune import Immune
 from .malignancy import Malignancy
 from .radiotherapy import Radiotherapy
@@ -347,6 +348,9 @@ SECTIONS: dict[str, Any] = {
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
     "radiotherapy": TypeAdapter(Radiotherapy),
+    "oxygen": TypeAdapter(Oxygen),
+    "necrosis": TypeAdapter(Necrosis),
+    "vasculature": TypeAdapter(Vasculature),
     "schedule": TypeAdapter(Schedule),
     "time": TypeAdapter(Time),
     "numerics": TypeAdapter(Numerics),
@@ -385,6 +389,9 @@ class Config(BaseModel):
     temozolomide: Any = None
     surgery: Any = None
     radiotherapy: Any = None
+    oxygen: Any = None
+    necrosis: Any = None
+    vasculature: Any = None
     schedule: Any
     time: Any
     numerics: Any
