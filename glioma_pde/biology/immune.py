@@ -31,7 +31,10 @@ from .base import SUBSTANCE, Context, Fields, FieldSpec, Flux, Module, Observabl
 
 class Suppression(eqx.Module):
     """Windows in which a fraction of the response is taken away, shapes ``(n,)``; where they overlap, what they leave
-    multiplies. Windows of zero length or fraction are without effect."""
+    multiplies. Windows of zero length or fraction are without effect.
+
+    Moved across the instant of a dose an edge makes a kink; where both coincide, derivatives are those of the mean of both sides.
+    """
 
     start_day: Array
     end_day: Array
