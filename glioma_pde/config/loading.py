@@ -20,6 +20,7 @@ from ..errors import ConfigError, one_line
 from .anatomy import Atlas
 from .base import text_fault
 from .messages import nearest, sentence, shown
+from .presets import PRESETS, tables
 from .rules import across_sections, in_images
 from .sections import CAPACITY, DEFAULTED, REQUIRED, SECTIONS, Config, Study
 
@@ -132,15 +133,19 @@ def from_json(text: str, folder: str = ".") -> Config:
     if not isinstance(data, dict) or _is_deep(data):
         raise ConfigError(["not a table of tables"], where)
     arm, title = data.pop("arm", "run"), data.pop("title", "")
+    # values of a preset are among those of the arm, which may have left out some of its sections
+    preset, label = data.pop("preset", None), data.pop("label", "")
     problems: list[str] = []
     if fault := text_fault(title):
         problems.append(f"title: {fault}")
     if not isinstance(arm, str) or not _ARM.fullmatch(arm):
         problems.append(f"arm: {_ARM_RULE}")
-    config = _one_arm(data, str(arm), {}, str(title), folder, problems)
+    if not (preset is None or isinstance(preset, str)):
+        problems.append("preset: must be a string")
+    config = _one_arm(data, str(arm), {"label": label}, str(title), folder, problems)
     if problems or config is None:
         raise ConfigError(problems, where)
-    return config
+    return config.model_copy(update={"preset": preset})
 
 
 # -- one arm --------------------------------------------------------------------------------------
@@ -149,8 +154,10 @@ def from_json(text: str, folder: str = ".") -> Config:
 def _one_arm(
     base: Mapping, arm: str, override: Mapping, title: str, folder: str, problems: list[str], atlas: Atlas | None = None
 ) -> Config | None:
-    data = copy.deepcopy(dict(base))
     own: dict[str, Any] = copy.deepcopy(dict(override))
+    preset = own.pop("preset", base.get("preset"))
+    data, usual_label = _from_preset(preset, problems)
+    _merge(data, {k: copy.deepcopy(v) for k, v in base.items() if k != "preset"})
     without = own.pop("without", [])
     if not isinstance(without, list) or not all(isinstance(w, str) for w in without):
         problems.append("without: must be a list of section names")
@@ -160,7 +167,7 @@ def _one_arm(
             problems.append(f"without: {shown(name)} is not a section that can be left out{nearest(name, SECTIONS)}")
         data.pop(name, None)
     _merge(data, own)
-    label = data.pop("label", "")
+    label = data.pop("label", usual_label)
     capacity = data.pop("capacity_cells_per_mm3", CAPACITY.default)
     if fault := text_fault(label):
         problems.append(f"label: {fault}")
@@ -170,7 +177,7 @@ def _one_arm(
         or not CAPACITY.low <= capacity <= CAPACITY.high
     ):
         problems.append(f"capacity_cells_per_mm3: must be a number from {CAPACITY.low:g} to {CAPACITY.high:g}")
-    known = (*SECTIONS, "title", "label", "arms", "capacity_cells_per_mm3")
+    known = (*SECTIONS, "title", "label", "preset", "arms", "capacity_cells_per_mm3")
     for key in [k for k in data if k not in SECTIONS][:MOST_PROBLEMS]:
         problems.append(f"{one_line(key, 80)}: unknown{nearest(key, known)}")
     parsed: dict[str, Any] = {}
@@ -190,7 +197,27 @@ def _one_arm(
         problems += in_images(parsed, atlas)
     if problems:
         return None
-    return Config(title=title, label=label, arm=arm, capacity_cells_per_mm3=float(capacity), folder=folder, **parsed)
+    return Config(
+        title=title, label=label, arm=arm, preset=preset, capacity_cells_per_mm3=float(capacity), folder=folder, **parsed
+    )  # fmt: skip
+
+
+def _from_preset(name: Any, problems: list[str]) -> tuple[dict[str, Any], str]:
+    """The tables of a preset, which everything in the file overrides, and its label."""
+    if name is None:
+        return {}, ""
+    if not isinstance(name, str):
+        problems.append(f"preset: must be a string, one of {', '.join(PRESETS)}")
+    elif name not in PRESETS:
+        problems.append(f"preset: {shown(name)} is not one of {', '.join(PRESETS)}{_meant(name)}")
+    # after a wrong name the rest is checked against another preset, lest sections that it brings seem to be missing
+    known = name if isinstance(name, str) and name in PRESETS else next(iter(PRESETS))
+    return tables(known), PRESETS[known].label
+
+
+def _meant(name: str) -> str:
+    close = nearest(name, PRESETS)
+    return close if "did you mean" in close else ""
 
 
 def _merge(into: dict, other: Mapping) -> None:

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
 from .base import (
+    Amounts,
     Day,
     Fraction,
     Line,
-    NonNegative,
     Point,
     Positive,
     Repeated,
@@ -25,6 +25,11 @@ from .base import (
     pick,
     with_kind,
 )
+from .environment import Necrosis, Oxygen, Vasculature
+from .immune import Immune
+from .malignancy import Malignancy
+from .radiotherapy import Radiotherapy
+from .trail import Trail
 from .treatments import Resistance, Surgery, Temozolomide
 
 # -- anatomy --------------------------------------------------------------------------------------
@@ -227,10 +232,12 @@ class Drug(parameters("_Drug", "drug")):  # type: ignore[misc]
 
 
 class Injection(Repeated):
-    """Doses of carriers at one or many needle tips."""
+    """Doses of carriers at one or many needle tips, all of the same number of cells or one number for each."""
+
+    amounts = ("cells",)
 
     route: Literal["intracerebral"] = "intracerebral"
-    cells: NonNegative
+    cells: Amounts
     sites_mm: Annotated[list[Point], Field(min_length=1, max_length=1000)]
     sigma_mm: Positive
     retained_fraction: Fraction = 1.0
@@ -255,11 +262,17 @@ class Schedule(Section):
     def tables(self):
         names = ("day", "cells", "retained_fraction", "x_mm", "y_mm", "z_mm", "sigma_mm", "event")
         found: dict[str, list[Any]] = {name: [] for name in names}
-        events = [(one, day) for one in self.injections for day in one.all_days()]
-        for event, (one, day) in enumerate(events):
+        events = [(one, day, cells) for one in self.injections for day, cells in one.each("cells")]
+        for event, (one, day, cells) in enumerate(events):
             for site in one.sites_mm:
-                cells = one.cells / len(one.sites_mm)
-                row = (day, cells, one.retained_fraction, *[*site, 0.0, 0.0][:3], one.sigma_mm, event)
+                row = (
+                    day,
+                    cells / len(one.sites_mm),
+                    one.retained_fraction,
+                    *[*site, 0.0, 0.0][:3],
+                    one.sigma_mm,
+                    event,
+                )
                 for column, value in zip(found.values(), row, strict=True):
                     column.append(value)
         return {"injections": found} if events else {}
@@ -272,6 +285,7 @@ MOST_STEPS = 1e7
 class Time(Section):
     end_day: Annotated[float, Field(gt=0, le=1e5)]
     step_days: Annotated[float, Field(gt=0, le=100)] = 0.5
+    tolerance: Annotated[float, Field(ge=1e-12, le=0.1)] | None = None
     frame_every_days: Positive = 7.0
     frames_days: list[Day] = Field(default_factory=list)
     observe_every_days: Positive = 1.0
@@ -312,6 +326,8 @@ class Outcome(Section):
     progression_cells: Positive = 3e9
     fatal_cells: Positive = 9e9
     compare_days: list[Day] = Field(default_factory=list)
+    scan_every_days: Annotated[float, Field(ge=1, le=1e4)] = 28.0
+    confirm_days: Annotated[float, Field(ge=0, le=1e4)] = 28.0
 
 
 class Output(Section):
@@ -331,9 +347,16 @@ SECTIONS: dict[str, Any] = {
     "attractant": TypeAdapter(Attractant),
     "prodrug": TypeAdapter(Prodrug),
     "drug": TypeAdapter(Drug),
+    "trail": TypeAdapter(Trail),
+    "immune": TypeAdapter(Immune),
+    "malignancy": TypeAdapter(Malignancy),
     "resistance": TypeAdapter(Resistance),
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
+    "radiotherapy": TypeAdapter(Radiotherapy),
+    "oxygen": TypeAdapter(Oxygen),
+    "necrosis": TypeAdapter(Necrosis),
+    "vasculature": TypeAdapter(Vasculature),
     "schedule": TypeAdapter(Schedule),
     "time": TypeAdapter(Time),
     "numerics": TypeAdapter(Numerics),
@@ -357,6 +380,7 @@ class Config(BaseModel):
     title: str
     label: str = ""
     arm: str = "run"
+    preset: str | None = None
     capacity_cells_per_mm3: float = CAPACITY.default
     tissue: Any
     tumour: Any
@@ -364,9 +388,16 @@ class Config(BaseModel):
     attractant: Any = None
     prodrug: Any = None
     drug: Any = None
+    trail: Any = None
+    immune: Any = None
+    malignancy: Any = None
     resistance: Any = None
     temozolomide: Any = None
     surgery: Any = None
+    radiotherapy: Any = None
+    oxygen: Any = None
+    necrosis: Any = None
+    vasculature: Any = None
     schedule: Any
     time: Any
     numerics: Any
