@@ -18,7 +18,7 @@ from .assemble import Images, Shapes, combination_of, events_of, modules_of
 from .biology.base import Observable
 from .config import Config
 from .config.base import Section
-from .config.sections import SECTIONS
+from .config.sections import MOST_STEPS, SECTIONS
 from .control import SERIES
 from .delivery import NARROWEST, CarrierDoses, Schedule, gaussian
 from .errors import ConfigError
@@ -117,6 +117,8 @@ def build(
     days, frames = days_of(config)
     longest = model.largest_steps()
     step = min(config.time.step_days, *longest.values())
+    if problem := _too_many_steps(config, longest):
+        raise ConfigError([problem], config.title)
     warnings = _warnings(config, tissue, longest)
     plan = make_plan(model, schedule, days.tolist(), step)
     return Experiment(
@@ -188,16 +190,20 @@ def _initial(config: Config, tissue: Tissue, dtype, problems: list[str]) -> dict
         if values.min() < 0 or values.max() > 1:
             problems.append("tumour.initial.path: densities must lie between 0 and 1 (fractions of capacity)")
             return {}
-        return {"tumour": jnp.asarray(values[_box(tissue)], dtype)}
+        values = values[_box(tissue)]
+        if not np.any(values[np.asarray(tissue.mask)] > 0):
+            problems.append(f"tumour.initial.path: {start.path} holds no tumour in the computed tissue")
+        return {"tumour": jnp.asarray(values, dtype)}
     inside = jnp.asarray(tissue.mask, dtype)
     shape = gaussian(tissue.grid, jnp.asarray(start.centre_mm, dtype), jnp.asarray(start.sigma_mm, dtype)) * inside
+    if not float(shape.max()) > 0:
+        if not any(p.startswith("tumour.initial") for p in problems):
+            problems.append("tumour.initial: its Gaussian reaches no tissue; move it there or widen sigma_mm")
+        return {}
     if start.peak is not None:
         # cell means of a Gaussian peak a little below its centre value
         return {"tumour": start.peak * shape}
-    total = float(tissue.grid.integrate(shape))
-    if total <= 0:
-        return {}
-    u = shape * (start.cells / config.capacity_cells_per_mm3 / total)
+    u = shape * (start.cells / config.capacity_cells_per_mm3 / float(tissue.grid.integrate(shape)))
     if float(u.max()) > 1:
         problems.append(
             f"tumour.initial: {start.cells:g} cells with sigma_mm = {start.sigma_mm:g} reach {float(u.max()):.2f} of the "
@@ -270,13 +276,15 @@ def _outside(config: Config, tissue: Tissue) -> list[str]:
         elif not mask[tuple(index)]:
             nearest = _nearest_inside(mask, grid, index)
             problems.append(f"{path}: {point} mm is not in brain tissue; the nearest tissue is at {nearest} mm")
-    for i, injection in enumerate(config.schedule.injections):
-        if injection.sigma_mm < NARROWEST * max(grid.spacing_mm):
-            problems.append(
-                f"schedule.injections[{i}].sigma_mm: {injection.sigma_mm:g} mm is under half the grid spacing of "
-                f"{max(grid.spacing_mm):g} mm, which cannot resolve it"
-            )
-    return problems
+    widths = [(f"schedule.injections[{i}]", one.sigma_mm) for i, one in enumerate(config.schedule.injections)]
+    if config.tumour.initial.kind == "gaussian":
+        widths.append(("tumour.initial", config.tumour.initial.sigma_mm))
+    return problems + [
+        f"{path}.sigma_mm: {width:g} mm is under half the grid spacing of {max(grid.spacing_mm):g} mm, which cannot "
+        "resolve it"
+        for path, width in widths
+        if width < NARROWEST * max(grid.spacing_mm)
+    ]
 
 
 def _nearest_inside(mask: np.ndarray, grid: Grid, index: np.ndarray) -> list[float]:
@@ -334,6 +342,20 @@ def days_of(config: Config) -> tuple[np.ndarray, frozenset[int]]:
     frames = np.unique(np.concatenate([every(time.frame_every_days), time.frames_days, compared]))
     days = np.unique(np.concatenate([frames, every(time.observe_every_days)]))
     return days, frozenset(int(i) for i in np.searchsorted(days, frames))
+
+
+def _too_many_steps(config: Config, longest: dict[str, float]) -> str | None:
+    """What field needs so many steps that not even their plan fits into memory."""
+    field = min(longest, key=lambda name: longest[name])
+    count = config.time.end_day / longest[field]
+    if count <= MOST_STEPS:
+        return None
+    quick = getattr(getattr(config, field, None), "dynamics", "") == "dynamic"
+    return (
+        f"{field}: it stays non-negative in time steps of up to {longest[field]:.2g} days only, which makes {count:.2g} of "
+        "them, more than 10⁷; lower its rates or its diffusivity, coarsen the grid, or shorten time.end_day"
+        + (f"; or take {field}.dynamics = 'quasi_steady'" if quick else "")
+    )
 
 
 def _warnings(config: Config, tissue: Tissue, longest: dict[str, float]) -> list[str]:

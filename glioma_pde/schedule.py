@@ -23,6 +23,9 @@ from .model import Model
 
 STEPS_PER_BLOCK = 2
 
+MOST_BLOCKS = 10**7
+"""Of one plan, whose table would not fit into memory otherwise."""
+
 
 class Plan(eqx.Module):
     """Structure of a run; arrays of integers, shapes ``(saves - 1, blocks)`` unless said otherwise.
@@ -84,6 +87,8 @@ def make_plan(model: Model, schedule: Schedule, save_days: Sequence[float], dt: 
         raise ValueError("save_days needs at least two increasing, finite days.")
     if not dt > 0:
         raise ValueError(f"dt must be positive, not {dt}.")
+    if (saves[-1] - saves[0]) / (dt * STEPS_PER_BLOCK) > MOST_BLOCKS:
+        raise ValueError(f"dt = {dt:g} makes more than {MOST_BLOCKS} blocks of {STEPS_PER_BLOCK} steps; lengthen it.")
     groups = [np.asarray(e.day, dtype=float) for e in schedule.events]
     instants = np.concatenate([saves, *groups, *(np.asarray(b, float).ravel() for b in model.breakpoints())])
     resolution = _resolution(model, schedule) * max(1.0, float(np.abs(saves).max()))

@@ -261,6 +261,7 @@ WRONG = {
     "both whens": ("every = { days = 1.0, count = 2 }", "[[schedule.injections]]", "give either days"),
     "long step": ("step_days = 5.0", "[time]", "time.step_days: 5 is longer than the run of 4 days"),
     "late frame": ("frames_days = [1.0, 5.0]", "[time]", "time.frames_days[1]: day 5 is after"),
+    "too many steps": ("step_days = 1e-8", "[time]", "time: more than 10⁷ time steps: lengthen step_days"),
     "too many": ("observe_every_days = 1e-9", "[time]", "more than 10⁶ observations"),
 }
 

@@ -345,11 +345,39 @@ def test_rows_before_a_failure_are_in_the_file(tmp_path, whole):
         ("schedule.injections=[{days=[1.0], cells=1e9, sites_mm=[[4.0, 6.0]], sigma_mm=1.0}]", "sites apart"),
         ("schedule.injections=[{days=[1.0], cells=1.0, sites_mm=[[-11.9, 9.9]], sigma_mm=1.0}]", "nearest tissue"),
         ("numerics.precision='float64'", "jax_enable_x64"),
+        (
+            "tumour.initial={kind='gaussian', centre_mm=[5.0, 3.0], sigma_mm=0.01, peak=0.9}",
+            r"initial\.sigma_mm: .*resolve",
+        ),
     ],
 )
 def test_what_only_the_anatomy_shows_is_a_config_error(change, expected):
     with pytest.raises(ConfigError, match=expected):
         experiment_of([change])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("carriers.diffusivity_white_mm2_per_day=1e4", "carriers: it stays non-negative .* more than 10⁷"),
+        ("drug.dynamics=dynamic", "drug: it stays non-negative .* more than 10⁷.*drug.dynamics = 'quasi_steady'"),
+    ],
+)
+def test_a_field_that_needs_more_steps_than_fit_into_memory_is_named(change, expected):
+    long = ["time.end_day=1e5", "time.observe_every_days=1e4", "time.frame_every_days=1e4"]
+    with pytest.raises(ConfigError, match=expected):
+        experiment_of([*long, change])
+
+
+def test_an_image_without_tumour_in_the_tissue_is_refused(tmp_path):
+    text = TINY.split("[carriers]")[0].replace("[24, 20]", "[14, 12, 10]") + "[time]\nend_day = 1.0\n"
+    matrix = Tissue.phantom("head", (14, 12, 10)).grid.matrix
+    image = np.zeros((14, 12, 10), np.float32)
+    image[0, 0, 0] = 0.5
+    nib.save(nib.Nifti1Image(image, matrix), tmp_path / "u.nii")
+    arm = loads(text, sets=["tumour.initial={kind='nifti', path='u.nii'}"], folder=tmp_path).arms[0]
+    with pytest.raises(ConfigError, match=r"tumour\.initial\.path: u\.nii holds no tumour"):
+        build(arm)
 
 
 def test_the_advised_sigma_is_enough_away_from_walls():

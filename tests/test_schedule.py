@@ -139,6 +139,8 @@ def test_impossible_save_days_are_refused(saves):
 
 
 def test_impossible_steps_are_refused():
+    with pytest.raises(ValueError, match=r"dt = 1e-09 makes more than \d+ blocks"):
+        make_plan(model_of(), Schedule(), [0.0, 1.0], 1e-9)
     with pytest.raises(ValueError, match="dt"):
         make_plan(model_of(), Schedule(), [0.0, 1.0], 0.0)
 

@@ -278,6 +278,10 @@ class Schedule(Section):
         return {"injections": found} if events else {}
 
 
+MOST_STEPS = 1e7
+"""Time steps of a run; their plan takes some hundred bytes for each."""
+
+
 class Time(Section):
     end_day: Annotated[float, Field(gt=0, le=1e5)]
     step_days: Annotated[float, Field(gt=0, le=100)] = 0.5
@@ -289,6 +293,8 @@ class Time(Section):
 
     @model_validator(mode="after")
     def _count(self):
+        if self.end_day / self.step_days > MOST_STEPS:
+            raise ValueError("more than 10⁷ time steps: lengthen step_days")
         if self.end_day / min(self.observe_every_days, self.frame_every_days) > 1e6:
             raise ValueError("more than 10⁶ observations: lengthen observe_every_days or frame_every_days")
         return self
