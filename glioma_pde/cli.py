@@ -354,8 +354,7 @@ def _conclude(results: list[Result], arm: Any, out: Path, figures: bool) -> None
 
     print()
     print(outcome_table(results, arm.outcome))
-    if arm.label:
-        print(f"\n{arm.label}" if len(results) == 1 else "")
+    print()
     for result in results:
         if arm.output.xdmf:
             from .io.export import write_xdmf

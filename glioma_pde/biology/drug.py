@@ -39,12 +39,19 @@ HEALTHY_BELOW = 0.01
 """Tissue with a tumour density under this counts as healthy in the exposures."""
 
 
+NEGLIGIBLE = 1e-4
+"""A drug that stays under this fraction of the tolerance is none, in units of 1 µM or, if lower, of what has an effect.
+
+5-FC leaves plasma as an exponential and would otherwise ask for solves at 1e-20 µM for a month after each course.
+"""
+
+
 class Drug(Module):
     """Drug concentration c [µM].
 
     Attributes:
         kill: law E(c).
-        tolerance: relative residual of the quasi-steady solve.
+        tolerance: relative residual of the quasi-steady solve; times `NEGLIGIBLE` also the level that counts as none.
     """
 
     name: ClassVar[str] = "drug"
@@ -83,7 +90,8 @@ class Drug(Module):
 
     def quantities(self, x: Fields, q: Quantities, at: Context):
         source = self._per_density(at) * x["carriers"] + q.get("conversion", 0.0)
-        c = solve_quasi_steady(at.grid, at.medium, self.sink(q), source, q["drug"], self.tolerance)
+        least = (self.tolerance * NEGLIGIBLE) * jnp.minimum(self.kill.effective_uM(), 1.0)
+        c = solve_quasi_steady(at.grid, at.medium, self.sink(q), source, q["drug"], self.tolerance, least)
         return {"drug": c, "kill_rate": self.kill.rate(c), "drug_source": source}
 
     def _per_density(self, at: Context) -> Array:
