@@ -199,7 +199,9 @@ def test_the_ledger_closes_and_nothing_turns_negative_at_the_longest_step():
     assert float(sum(after.ledger["necrosis"])) > 0.3
     for field, signs in entries.items():
         assert float(after.x[field].min()) >= 0.0
-        gained = float(LINE.grid.integrate(after.x[field])) - float(LINE.grid.integrate(start.get(field, jnp.zeros(12))))
+        gained = float(LINE.grid.integrate(after.x[field])) - float(
+            LINE.grid.integrate(start.get(field, jnp.zeros(12)))
+        )
         booked = sum(sign * float(sum(after.ledger[name])) for name, sign in signs.items())
         assert gained == pytest.approx(booked, abs=1e-13)
     # what is seen of it: the dead are not counted among the living
