@@ -43,7 +43,16 @@ if TYPE_CHECKING:
     from .build import build
     from .config import load as load_config
     from .control import make_controlled_plan
-    from .delivery import CarrierDoses, Schedule
+    from .delivery import (
+        CarrierDoses,
+        Intracavity,
+        Intracerebral,
+        Intranasal,
+        Intravenous,
+        Intraventricular,
+        Route,
+        Schedule,
+    )
     from .errors import ConfigError, GliomaError
     from .grid import Grid
     from .io.atlas import mni152
@@ -81,7 +90,10 @@ _NAMES = {
     "build": ["build"],
     "config": ["load_config"],
     "control": ["make_controlled_plan"],
-    "delivery": ["CarrierDoses", "Schedule"],
+    "delivery": [
+        "CarrierDoses", "Intracavity", "Intracerebral", "Intranasal", "Intravenous", "Intraventricular", "Route",
+        "Schedule",
+    ],
     "errors": ["ConfigError", "GliomaError"],
     "grid": ["Grid"],
     "io.atlas": ["mni152"],

@@ -32,7 +32,7 @@ from .biology.tumour import Tumour
 from .biology.vasculature import DynamicVasculature, Vasculature
 from .config import Config
 from .config.base import Section
-from .delivery import CarrierDoses
+from .delivery import CarrierDoses, Intracavity, Intracerebral, Intranasal, Intravenous, Intraventricular, Route
 from .parameters import PARAMETERS
 
 Images = dict[str, Array]
@@ -192,7 +192,7 @@ def combination_of(config: Config) -> Combination | None:
 
 
 def events_of(config: Config, dtype, shapes: Shapes, images: Images | None = None) -> Iterator[Event]:
-    """Everything that happens at an instant, injections first."""
+    """Everything that happens at an instant; of the same instant, what comes first in `EVENTS`."""
     for name, make in EVENTS.items():
         if getattr(config, name) is not None:
             yield from make(config, dtype, shapes, *_own(name, config, images or {}))
@@ -218,6 +218,7 @@ def _resections(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
             "margin_mm": column("margin_mm", 0.0),
             "removed_fraction": column("removed_fraction", 0.0),
             "edge_mm": jnp.asarray(config.surgery.edge_mm, dtype),
+            "closed": config.surgery.cavity == "closed",
         }
         yield (
             Resections(**common)
@@ -237,11 +238,12 @@ def _fractions(config: Config, dtype, shapes: Shapes, images: Images) -> Iterato
 
 
 EVENTS: dict[str, Callable[..., Iterator[Event]]] = {
-    "schedule": _injections,
     "surgery": _resections,
     "radiotherapy": _fractions,
+    "schedule": _injections,
 }
-"""What makes the events of each section that has some, from the same as a module; injections come first."""
+"""What makes the events of each section that has some, from the same as a module. Doses of carriers come last: those of
+the day of an operation are given when it is done."""
 
 
 def _columns(rows: Sequence[Any], kind: type, least: int, dtype) -> list[Array]:
@@ -251,7 +253,32 @@ def _columns(rows: Sequence[Any], kind: type, least: int, dtype) -> list[Array]:
 
 
 def _doses(injection: Any, least: int, dtype) -> CarrierDoses:
-    rows = injection.each("cells")
-    days, cells = zip(*rows, *[(BEFORE, 0.0)] * (least - len(rows)), strict=True)
-    doses = CarrierDoses.at_sites(days, cells, injection.sites_mm, injection.sigma_mm, injection.retained_fraction)
+    rows = injection.arrivals()
+    rows = rows + [(BEFORE, 0.0)] * (least - len(rows))
+    days, cells = jnp.asarray(rows).T
+    route, sites = ROUTES[injection.route](injection), injection.sites()
+    lost = {
+        "retained_fraction": injection.retained_fraction,
+        "backflow_fraction": getattr(injection, "backflow_fraction", 0.0),
+    }
+    doses = (
+        CarrierDoses.at_sites(days, cells, sites, injection.width_mm(), route=route, **lost)
+        if sites
+        else CarrierDoses.along(route, days, cells, **lost)
+    )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), doses)
+
+
+def _vascular(injection: Any) -> Intravenous:
+    return Intravenous({"vessels": "vessel_leakiness", "tumour": "tumour_cells"}[injection.leakiness])
+
+
+ROUTES: dict[str, Callable[[Any], Route]] = {
+    "intracerebral": lambda one: Intracerebral(),
+    "intracavity": lambda one: Intracavity(one.thickness_mm),
+    "intraventricular": lambda one: Intraventricular(one.depth_mm),
+    "intranasal": lambda one: Intranasal(),
+    "intravenous": _vascular,
+    "intra_arterial": _vascular,
+}
+"""What makes the route of an injection."""

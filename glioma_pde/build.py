@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from jax import Array
 
 from .assemble import Images, Shapes, combination_of, events_of, modules_of
 from .biology.base import Observable
+from .biology.surgery import Resections
 from .config import Config
 from .config.base import Section
 from .config.sections import MOST_STEPS, SECTIONS
@@ -156,9 +158,11 @@ def make_tissue(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.nda
         folder = Path(config.folder)
         paths: Any = {n: None if getattr(t, n) is None else folder / getattr(t, n) for n in _NIFTI_MAPS}
         whole = tissue_from_nifti(
-            paths["white"], paths["grey"], paths["csf"], paths["mask"], paths["background"],
+            paths["white"], paths["grey"], paths["csf"], paths["mask"], paths["background"], paths["cavity"],
             spacing_mm=t.spacing_mm, scale=t.scale, dtype=dtype,
         )  # fmt: skip
+        if t.ventricle_seeds_mm:
+            whole = whole.with_ventricles(*t.ventricle_seeds_mm)
     image = np.asarray(whole.white if whole.background is None else whole.background, np.float32)
     scaled = np.round(255 * image / max(float(image.max()), 1e-30)).astype(np.uint8)
     background = (scaled, whole.grid.matrix)
@@ -173,7 +177,7 @@ def _atlas(spacing_mm: float, dtype) -> Tissue:
     return mni152(spacing_mm, dtype)
 
 
-_NIFTI_MAPS = ("white", "grey", "csf", "mask", "background")
+_NIFTI_MAPS = ("white", "grey", "csf", "mask", "background", "cavity")
 
 
 def _stepper(config: Config):
@@ -276,7 +280,14 @@ def _outside(config: Config, tissue: Tissue) -> list[str]:
         elif not mask[tuple(index)]:
             nearest = _nearest_inside(mask, grid, index)
             problems.append(f"{path}: {point} mm is not in brain tissue; the nearest tissue is at {nearest} mm")
-    widths = [(f"schedule.injections[{i}]", one.sigma_mm) for i, one in enumerate(config.schedule.injections)]
+    problems += [
+        f"schedule.injections[{i}]: the computed window holds no wall of the ventricles; enlarge tissue.window"
+        for i, one in enumerate(config.schedule.injections)
+        if one.route == "intraventricular" and not np.any(tissue.map_of("ventricle_wall"))
+    ]
+    widths = [
+        (f"schedule.injections[{i}]", one.width_mm()) for i, one in enumerate(config.schedule.injections) if one.sites()
+    ]
     if config.tumour.initial.kind == "gaussian":
         widths.append(("tumour.initial", config.tumour.initial.sigma_mm))
     return problems + [
@@ -296,9 +307,10 @@ def _nearest_inside(mask: np.ndarray, grid: Grid, index: np.ndarray) -> list[flo
 
 
 def _peak(model: Model, doses: CarrierDoses) -> float:
-    """Highest density of the largest dose."""
+    """The largest density that a dose brings about [K], with the tissue of ``model``."""
     capacity = jnp.asarray(model.capacity_cells_per_mm3)
-    return float(jnp.max(doses.density(model.tissue, capacity, jnp.argmax(doses.cells))[0]))
+    largest = jnp.argmax(doses.cells)
+    return float(jnp.max(doses.density(model.tissue, capacity, largest)[0]))
 
 
 def _wide_enough(model: Model, doses: CarrierDoses, sigma_mm: float, peak: float) -> float | None:
@@ -314,21 +326,37 @@ def _wide_enough(model: Model, doses: CarrierDoses, sigma_mm: float, peak: float
 
 
 def _too_dense(config: Config, model: Model, schedule: Schedule) -> list[str]:
-    """Doses whose footprint alone would exceed the carrying capacity."""
+    """Doses whose footprint alone would exceed the carrying capacity, as far as it is known before the run."""
     problems = []
     deliveries = [e for e in schedule.events if isinstance(e, CarrierDoses)]
     for i, (injection, doses) in enumerate(zip(config.schedule.injections, deliveries, strict=True)):
-        peak = _peak(model, doses)
+        if not set(doses.requires()) <= {*doses.needs, *(f.name for f in dataclasses.fields(Tissue))}:
+            continue  # it depends on the fields of its day
+        there = _operated(model, schedule, float(doses.day[0]))
+        peak = _peak(there, doses)
         if not np.isfinite(peak):
             problems.append(f"schedule.injections[{i}]: a site's footprint does not reach any tissue")
         elif peak > 1:
-            wide = _wide_enough(model, doses, injection.sigma_mm, peak)
-            sites = f"about {int(np.ceil(len(injection.sites_mm) * peak))} sites apart from each other"
-            advice = f"use {sites}" if wide is None else f"use sigma_mm of at least {wide:.2f}, or {sites}"
+            advice = "use fewer cells or a thicker layer"
+            if injection.sites():
+                sites = f"about {int(np.ceil(len(injection.sites()) * peak))} sites apart from each other"
+                wide = _wide_enough(there, doses, injection.width_mm(), peak)
+                advice = f"use {sites}" if wide is None else f"use sigma_mm of at least {wide:.2f}, or {sites}"
             problems.append(
-                f"schedule.injections[{i}]: {float(doses.cells.max()):g} cells reach {peak:.2f} of the carrying capacity; {advice}"
+                f"schedule.injections[{i}]: {float(jnp.max(doses.cells)):g} cells reach {peak:.2f} of the carrying "
+                f"capacity; {advice}"
             )
     return problems
+
+
+def _operated(model: Model, schedule: Schedule, day: float) -> Model:
+    """The model in its tissue after the resections of balls up to ``day``."""
+    for event in schedule.events:
+        for i in np.argsort(event.day) if type(event) is Resections else ():
+            if 0 <= event.day[i] <= day:
+                tissue = model.tissue.with_maps(event.remodel({}, model, jnp.asarray(i)))
+                model = eqx.tree_at(lambda m: m.tissue, model, tissue)
+    return model
 
 
 def days_of(config: Config) -> tuple[np.ndarray, frozenset[int]]:

@@ -1,79 +1,30 @@
 """Delivery of carriers: events at exact times, with footprints that integrate to one inside the tissue.
 
-    s ← s + N_cells · f · G(x) / K,   ∫ G dV = 1
+    s ← s + N (1 − b) f · G(x) / K,   ∫ G dV = 1
 
-A route is a rule that turns an event into the footprint G; an event of zero cells is the identity.
+N cells are given, the fraction b flows back along the needle, and f of the rest stays. A route (`routes`) turns an event
+into the footprint G; an event of zero cells is the identity.
 """
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .biology.base import Event
-from .grid import Grid
+from .biology.base import Event, Fields, Observable
+from .parameters.delivery import OLFACTORY_MM
+from .routes import NARROWEST, Intracavity, Intracerebral, Intranasal, Intravenous, Intraventricular, Route, gaussian
 from .tissue import Tissue
 
-# Three-point Gauss–Legendre rule on a cell: keeps footprints positive, and accurate for σ ≥ h/2.
-_NODES = 0.5 * math.sqrt(0.6) * np.array([-1.0, 0.0, 1.0])
-_WEIGHTS = np.array([5.0, 8.0, 5.0]) / 18.0
-
-NARROWEST = 0.5
-"""Smallest σ in units of the spacing that a footprint resolves."""
-
-_REACH_SIGMA = 6.0
-"""Deposits beyond so many σ count as nothing when a window is chosen."""
-
-
-def gaussian(grid: Grid, centre_mm: Array, sigma_mm: Array) -> Array:
-    """Cell means of exp(−|x − centre|²/2σ²), field-shaped and positive.
-
-    Args:
-        centre_mm: world point, shape ``(ndim,)`` [mm]; on radial grids the centre is the origin.
-        sigma_mm: standard deviation, scalar [mm].
-    """
-    dtype = jnp.result_type(centre_mm, sigma_mm)
-    local = grid.local_mm(centre_mm)
-    out = jnp.ones((), dtype)
-    for k in range(grid.ndim):
-        at = 0.0 if grid.geometry == "radial" else local[k]
-        h = grid.spacing_mm[k]
-        nodes = grid.local_axis(k, dtype)[:, None] + jnp.asarray(_NODES * h, dtype)[None, :]
-        z = (nodes - at) / sigma_mm
-        weights = jnp.asarray(_WEIGHTS, dtype)[None, :]
-        if grid.geometry == "radial":
-            weights = weights * nodes * nodes
-            weights = weights / jnp.sum(weights, axis=1, keepdims=True)
-        profile = jnp.sum(jnp.exp(-0.5 * z * z) * weights, axis=1)
-        out = out * jnp.expand_dims(profile, [i for i in range(grid.ndim) if i != k])
-    return out
-
-
-class Intracerebral(eqx.Module):
-    """Gaussian deposits at the needle tips; the cells of an event are shared out by ``weight``."""
-
-    def footprint(self, tissue: Tissue, sites_mm: Array, sigma_mm: Array, weight: Array) -> Array:
-        """G [1/mm³] with ∫G dV = Σ weight: every deposit is normalised inside the mask.
-
-        A tip outside the mask delivers to the tissue nearest to it; one with no tissue within reach of its
-        Gaussian (some 13 σ in float32) makes G NaN.
-
-        Args:
-            sites_mm: ``(S, ndim)`` [mm]. sigma_mm: ``(S,)`` [mm]. weight: ``(S,)``.
-        """
-        inside = jnp.asarray(tissue.mask, sigma_mm.dtype)
-        total = jnp.zeros(tissue.grid.shape, sigma_mm.dtype)
-        for site, sigma, share in zip(sites_mm, sigma_mm, weight, strict=True):
-            g = gaussian(tissue.grid, site, sigma) * inside
-            whole = tissue.grid.integrate(g)
-            # a padding site may lie out of reach; a site with cells may not, and the result says so by NaN
-            total = total + g * (share / jnp.where((whole > 0) | (share > 0), whole, 1.0))
-        return total
+__all__ = [
+    "NARROWEST", "CarrierDoses", "Intracavity", "Intracerebral", "Intranasal", "Intravenous", "Intraventricular",
+    "Route", "Schedule", "gaussian",
+]  # fmt: skip
 
 
 class CarrierDoses(Event):
@@ -81,14 +32,20 @@ class CarrierDoses(Event):
 
     Attributes:
         day: ``(E,)`` [day].
-        cells: cells injected, ``(E,)``.
+        cells: cells given, ``(E,)``.
         retained_fraction: f, the fraction that stays, ``(E,)`` or scalar.
-        sites_mm: ``(E, S, ndim)`` [mm]; sigma_mm: ``(E, S)`` [mm].
+        sites_mm: ``(E, S, ndim)`` [mm]; sigma_mm: ``(E, S)`` [mm]. Routes without sites do not read them.
         weight: share of each site, ``(E, S)``, summing to one; 0 pads events with fewer sites.
+        backflow_fraction: b, the fraction that flows back along the needle, ``(E,)`` or scalar.
     """
 
     field: ClassVar[str] = "carriers"
     needs: ClassVar = ("carriers",)
+    scalars: ClassVar = (
+        Observable("carriers_given_cells", "cells", "carriers given so far", "last"),
+        Observable("carriers_delivered_cells", "cells", "carriers that stayed in the tissue when given", "last"),
+        Observable("carriers_backflow_cells", "cells", "carriers lost by backflow along the needle"),
+    )
 
     day: Array
     cells: Array
@@ -96,42 +53,106 @@ class CarrierDoses(Event):
     sites_mm: Array
     sigma_mm: Array
     weight: Array
-    route: Intracerebral = Intracerebral()
+    route: Route = Intracerebral()
+    backflow_fraction: Array | float = 0.0
 
     @classmethod
-    def at_sites(cls, days, cells, sites_mm, sigma_mm, retained_fraction=1.0, route=None) -> CarrierDoses:
-        """The same dose on each of ``days``, split evenly over ``sites_mm`` (a list of points)."""
-        days = jnp.atleast_1d(jnp.asarray(days, float))
+    def at_sites(
+        cls, days, cells, sites_mm, sigma_mm, retained_fraction=1.0, route=None, backflow_fraction=0.0
+    ) -> CarrierDoses:
+        """A dose on each of ``days``, split evenly over ``sites_mm`` (a list of points)."""
         sites = jnp.atleast_2d(jnp.asarray(sites_mm, float))
-        events, count = days.shape[0], sites.shape[0]
+        count = sites.shape[0]
+        doses = cls.along(route or Intracerebral(), days, cells, retained_fraction, backflow_fraction)
+        events = doses.day.shape[0]
+        placed = (
+            jnp.broadcast_to(sites, (events, *sites.shape)),
+            jnp.broadcast_to(jnp.asarray(sigma_mm, float), (events, count)),
+            jnp.full((events, count), 1.0 / count),
+        )
+        return eqx.tree_at(lambda d: (d.sites_mm, d.sigma_mm, d.weight), doses, placed)
+
+    @classmethod
+    def intranasal(cls, days, cells, delay_h, sigma_mm, sites_mm=OLFACTORY_MM, retained_fraction=1.0) -> CarrierDoses:
+        """Doses into the nose, which are in the brain after ``delay_h`` [h]; by default at its place in MNI152."""
+        arrival = jnp.asarray(days, float) + jnp.asarray(delay_h, float) / 24.0
+        return cls.at_sites(arrival, cells, sites_mm, sigma_mm, retained_fraction, Intranasal())
+
+    @classmethod
+    def along(cls, route: Route, days, cells, retained_fraction=1.0, backflow_fraction=0.0) -> CarrierDoses:
+        """A dose on each of ``days`` along a route without sites."""
+        days = jnp.atleast_1d(jnp.asarray(days, float))
+        events = days.shape[0]
+
+        def column(value):
+            return jnp.broadcast_to(jnp.asarray(value, float), (events,))
+
         return cls(
             day=days,
-            cells=jnp.broadcast_to(jnp.asarray(cells, float), (events,)),
-            retained_fraction=jnp.broadcast_to(jnp.asarray(retained_fraction, float), (events,)),
-            sites_mm=jnp.broadcast_to(sites, (events, *sites.shape)),
-            sigma_mm=jnp.broadcast_to(jnp.asarray(sigma_mm, float), (events, count)),
-            weight=jnp.full((events, count), 1.0 / count),
-            route=route or Intracerebral(),
+            cells=column(cells),
+            retained_fraction=column(retained_fraction),
+            sites_mm=jnp.zeros((events, 1, 0)),
+            sigma_mm=jnp.zeros((events, 1)),
+            weight=jnp.ones((events, 1)),
+            route=route,
+            backflow_fraction=column(backflow_fraction),
         )
 
-    def density(self, tissue: Tissue, capacity: Array, i: Array) -> tuple[Array, Array]:
-        """Density added by event ``i`` and its exact integral [density · mm³]."""
-        amount = self.cells[i] * self.retained_fraction[i] / capacity
-        g = self.route.footprint(tissue, self.sites_mm[i], self.sigma_mm[i], self.weight[i])
-        return amount * g, amount * jnp.sum(self.weight[i])
+    def density(
+        self, tissue: Tissue, capacity: Array, i: Array, x: Fields | None = None, quantities=dict
+    ) -> tuple[Array, Array]:
+        """Density added by event ``i`` and its exact integral [density · mm³], 0 if there is no place for it."""
+        amount = self._row(self.cells, i) * self._kept(i) / capacity
+        g = self.route.footprint(tissue, self.sites_mm[i], self.sigma_mm[i], self.weight[i], x, quantities)
+        return amount * g, amount * jnp.where(jnp.any(g != 0), jnp.sum(self.weight[i]), 0.0)
 
     def entries(self, model):
-        return {"carrier_delivery": (self.field, 1.0)}
+        """What was given is what was delivered, what flowed back, what did not stay, and what found no place."""
+        lost = ("carrier_given", "carrier_backflow", "carrier_not_retained", "carrier_unplaced")
+        return {"carrier_delivery": (self.field, 1.0), **dict.fromkeys(lost)}
+
+    def requires(self):
+        return (*self.needs, *self.route.requires())
 
     def jump(self, x, model, i, quantities=dict):
-        added, amount = self.density(model.tissue, model.capacity_cells_per_mm3, i)
-        return {**x, self.field: x[self.field] + added}, {"carrier_delivery": amount}
+        capacity = model.capacity_cells_per_mm3
+        added, amount = self.density(model.tissue, capacity, i, x, quantities)
+        given = self._row(self.cells, i) * jnp.sum(self.weight[i]) / capacity
+        back = given * self._row(self.backflow_fraction, i)
+        stays = self._row(self.retained_fraction, i) * (given - back)
+        amounts = {
+            "carrier_delivery": amount,
+            "carrier_given": given,
+            "carrier_backflow": back,
+            "carrier_not_retained": given - back - stays,
+            "carrier_unplaced": stays - amount,
+        }
+        return {**x, self.field: x[self.field] + added}, amounts
 
-    def extent(self, grid: Grid):
-        sites = np.asarray(self.sites_mm, float).reshape(-1, grid.ndim)
-        reach = _REACH_SIGMA * np.asarray(self.sigma_mm, float).reshape(-1, 1) / np.asarray(grid.spacing_mm)
-        index = np.stack([grid.index_of(site) for site in sites])
-        return (index - reach).min(axis=0), (index + reach).max(axis=0)
+    def extent(self, tissue: Tissue, events: Sequence[Event] = ()):
+        sites, sigma = (np.asarray(a, float) for a in (self.sites_mm, self.sigma_mm))
+        return self.route.extent(tissue, sites, sigma, events)
+
+    def look(self, model, ledger):
+        if "carrier_given" not in ledger:
+            return {}
+        named = {"given": "given", "delivered": "delivery", "backflow": "backflow"}
+        return {f"carriers_{n}_cells": ledger[f"carrier_{e}"] * model.capacity_cells_per_mm3 for n, e in named.items()}
+
+    def remarks(self, model, ledger):
+        cells = ledger.get("carrier_unplaced", 0.0) * float(model.capacity_cells_per_mm3)
+        if cells <= 1e-5 * ledger.get("carrier_given", 0.0) * float(model.capacity_cells_per_mm3):
+            return []
+        return [
+            f"{cells:.3g} carriers found no place: no cavity, ventricle wall or leaky vessel was there on their day"
+        ]
+
+    def _row(self, column: Any, i: Array) -> Array:
+        return jnp.broadcast_to(jnp.asarray(column, self.cells.dtype), self.day.shape)[i]
+
+    def _kept(self, i: Array) -> Array:
+        """(1 − b) f."""
+        return (1.0 - self._row(self.backflow_fraction, i)) * self._row(self.retained_fraction, i)
 
 
 class Schedule(eqx.Module):

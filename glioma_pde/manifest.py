@@ -35,9 +35,8 @@ UNSAID = "not_in_config"
 def layout(experiment: Experiment, text: str) -> dict[str, Any]:
     config, model = experiment.config, experiment.model
     tissue = model.tissue
-    maps = {
-        n: np.asarray(getattr(tissue, n)) for n in ("white", "grey", "csf", "mask") if getattr(tissue, n) is not None
-    }
+    kept = ("white", "grey", "csf", "mask", "ventricle_wall", "cavity")
+    maps = {n: np.asarray(getattr(tissue, n)) for n in kept if getattr(tissue, n) is not None}
     maps |= {n: np.asarray(image) for n, image in experiment.images.items()}
     full = tissue.full_grid
     attributes: dict[str, Any] = {

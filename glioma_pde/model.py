@@ -9,6 +9,7 @@ of `biology`, orders them by what they need of each other, and takes one step.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from .numerics.diffusion import diffuse, materialise
 from .numerics.stepping import SSPRK2, Stepper, add_compensated
 from .numerics.taxis import advect
 from .parameters import default
-from .tissue import Tissue
+from .tissue import SHAPING, Tissue
 
 Ledger = dict[str, tuple[Array, Array]]
 
@@ -38,11 +39,13 @@ class Carry(NamedTuple):
         warm: last iterates of the quasi-steady fields; they start the next solve and carry no mass.
         ledger: integrals over space and time of every transfer, event and exposure
             [density · mm³, or µM · mm³ · day], as compensated (sum, remainder) pairs.
+        anatomy: the maps of the tissue that events may alter, as they are now; empty where none does.
     """
 
     x: dict[str, Array]
     warm: dict[str, Array]
     ledger: Ledger
+    anatomy: dict[str, Array] = {}  # noqa: RUF012 - never written to
 
 
 class Model(eqx.Module):
@@ -142,6 +145,17 @@ class Model(eqx.Module):
         """Conductances and other anatomy-bound arrays of every module."""
         return {m.name: m.prepare(self.tissue) for m in self.modules}
 
+    def now(self, anatomy: Mapping[str, Array], medium) -> tuple[Model, Any]:
+        """The model in the tissue of an instant, and what its modules prepare of it.
+
+        Args:
+            anatomy: from the carry. medium: what `prepare` returned, which serves as long as no conductance changes.
+        """
+        if not anatomy:
+            return self, medium
+        model = eqx.tree_at(lambda m: m.tissue, self, self.tissue.with_maps(anatomy))
+        return model, model.prepare() if anatomy.keys() & set(SHAPING) else medium
+
     def start(self, initial: Mapping[str, Array], events: Sequence[Event] = ()) -> Carry:
         """The carry at the beginning: fields not given are zero, substances in equilibrium with the cells.
 
@@ -169,32 +183,41 @@ class Model(eqx.Module):
         return self.expect(events, Carry(x, warm, dict.fromkeys(self._ledger_names(x, warm), (zero, zero))))
 
     def expect(self, events: Sequence[Event], carry: Carry) -> Carry:
-        """The carry with the ledger entries of ``events``; those it has are kept.
+        """The carry with the ledger entries of ``events`` and the maps that they alter; those it has are kept.
 
         Raises:
-            ValueError: if an event needs a field that the model does not have.
+            ValueError: if an event needs a field or a quantity that the model does not have, or a map that the
+                tissue does not have.
         """
         for event in events:
-            missing = [n for n in event.needs if n not in carry.x]
+            missing = [n for n in event.requires() if not self._has(n, carry, events)]
             if missing:
                 raise ValueError(f"{type(event).__name__} need {missing}, which no module of the model provides.")
+        carry = carry._replace(anatomy=self._maps(events) | carry.anatomy)
         if not self.ledger:
             return carry
         zero = jnp.zeros((), self.tissue.white.dtype)
         names = {name for event in events for name in event.entries(self)} - set(carry.ledger)
-        return Carry(carry.x, carry.warm, carry.ledger | dict.fromkeys(sorted(names), (zero, zero)))
+        return carry._replace(ledger=carry.ledger | dict.fromkeys(sorted(names), (zero, zero)))
 
     def happen(self, event: Event, i: Array, carry: Carry, medium) -> Carry:
         """The carry after the ``i``-th of these events."""
+        here, medium = self.now(carry.anatomy, medium)
 
         def quantities():
-            return self.quantities(carry.x, carry.warm, medium, event.day[i], jnp.zeros_like(event.day[i]))
+            return here.quantities(carry.x, carry.warm, medium, event.day[i], jnp.zeros_like(event.day[i]))
 
-        x, amounts = event.jump(carry.x, self, i, quantities)
+        x, amounts = event.jump(carry.x, here, i, quantities)
+        if carry.anatomy:
+            maps = event.remodel(carry.x, here, i)
+            carry = carry._replace(anatomy={n: maps.get(n, old) for n, old in carry.anatomy.items()})
+            if "mask" in maps:  # quasi-steady fields vanish outside it, the guesses of their solvers too
+                inside = carry.anatomy["mask"]
+                carry = carry._replace(warm={n: jnp.where(inside, v, 0.0) for n, v in carry.warm.items()})
         if not self.ledger:
-            return Carry(x, carry.warm, carry.ledger)
+            return carry._replace(x=x)
         booked = {k: add_compensated(carry.ledger[k], v) for k, v in amounts.items()}
-        return Carry(x, carry.warm, {**carry.ledger, **booked})
+        return carry._replace(x=x, ledger={**carry.ledger, **booked})
 
     def context(self, module: Module, medium: Mapping[str, Any], t, dt) -> Context:
         return Context(
@@ -246,7 +269,7 @@ class Model(eqx.Module):
 
         (x, flows), warm = self.stepper.step(rhs, (carry.x, none), carry.warm, dt)
         ledger = {**carry.ledger, **{k: add_compensated(carry.ledger[k], v) for k, v in flows.items()}}
-        return Carry(x, warm, ledger)
+        return carry._replace(x=x, warm=warm, ledger=ledger)
 
     def loss_rates(self, medium) -> dict[str, Array]:
         """Fastest rate [1/day] at which each field can be emptied, diffusion counted by the stepper's reach."""
@@ -281,6 +304,19 @@ class Model(eqx.Module):
         return min(self.largest_steps().values())
 
     # -- internals --------------------------------------------------------------------------
+
+    def _has(self, name: str, carry: Carry, events: Sequence[Event]) -> bool:
+        """Whether there is such a field, shared quantity or map of the tissue."""
+        if name in {f.name for f in dataclasses.fields(self.tissue)}:
+            return getattr(self.tissue, name) is not None or any(name in e.alters() for e in events)
+        given = {"crowding", "cells", "tumour_cells"} if self.tumour else {"crowding", "cells"}
+        return name in carry.x or name in given or any(name in m.provides for m in self.modules)
+
+    def _maps(self, events: Sequence[Event]) -> dict[str, Array]:
+        """Maps of the tissue that events alter, as far as anything is computed from them, as they are at the start."""
+        altered = {name for e in events for name in e.alters()}
+        read = {*SHAPING, *(name for e in events for name in e.requires())}
+        return {name: self.tissue.map_of(name) for name in sorted(altered & read)}
 
     def _crowding(self, x) -> Array:
         total = None

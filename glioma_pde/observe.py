@@ -108,6 +108,7 @@ def observe(model: Model, carry: Carry, quantities: Mapping[str, Array], t1gd: A
 def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresholds):
     """Observables of a state, those of modules and events included, the totals of the transported fields, and the
     quasi-steady fields that are in equilibrium with it."""
+    model, medium = model.now(carry.anatomy, medium)
     instant = jnp.zeros_like(t)
     q = model.quantities(carry.x, carry.warm, medium, t, instant)
     totals = {name: model.tissue.grid.integrate(x) for name, x in carry.x.items()}

@@ -52,8 +52,10 @@ def experiment_from_file(path: str | Path) -> Experiment:
         full_affine = np.asarray(file.attrs["full_affine"])
         tissue = Tissue.from_arrays(
             maps["white"], maps["grey"], maps.get("csf"), maps["mask"].astype(bool), grid=file.grid, dtype=dtype,
-            tolerance=1e-2,
+            tolerance=1e-2, cavity=maps.get("cavity"),
         )  # fmt: skip
+        if "ventricle_wall" in maps:
+            tissue = tissue.with_maps({"ventricle_wall": jnp.asarray(maps["ventricle_wall"].astype(bool))})
         background = file.anatomy()
         shapes = {str(k): int(n) for k, n in json.loads(file.text("shapes")).items()}
         images = {n: jnp.asarray(maps[n], dtype) for n in image_names(config)}

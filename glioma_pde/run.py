@@ -194,6 +194,7 @@ def _at_rim(carry: Carry, cells: tuple[str, ...], memory: dict[str, Array]):
 @eqx.filter_jit
 def _fields(model: Model, carry: Carry, medium, t):
     """The fields worth storing."""
+    model, medium = model.now(carry.anatomy, medium)
     q = model.quantities(carry.x, carry.warm, medium, t, jnp.zeros_like(t))
     return {f.name: carry.x[f.name] if f.name in carry.x else q[f.name] for f in model.outputs}
 
@@ -206,7 +207,6 @@ class _Loop:
         self, experiment: Experiment, window: Window, carry: Carry, start_totals: dict[str, float] | None = None
     ):
         self.experiment = experiment
-        self.shape = experiment.model.tissue.grid.shape
         events = experiment.schedule.events
         self.signs = balances(experiment.model, events) if experiment.model.ledger else {}
         self.eventful = np.zeros(len(experiment.days) - 1, bool)  # intervals in which the plan has an event
@@ -270,7 +270,7 @@ class _Loop:
             return
         memory = self._look(self.experiment.days[0])[2] if begin else self.carry.warm
         if bool(_at_rim(self.carry, self.model.cells, memory)):
-            self._enter(Window(None), self.window.restore(self.carry, self.shape))
+            self._enter(Window(None), self.window.restore(self.carry, self.experiment.model.tissue))
 
     def recall(self, path: Path, last: int) -> None:
         """Take over the observables that the interrupted run committed.
@@ -394,7 +394,7 @@ class _Loop:
         model, carry, medium = self.model, self.carry, self.medium
         if self.window.box is not None:  # quantities that fill the brain are wanted outside the box too
             model = self.experiment.model
-            carry, medium = self.window.restore(carry, self.shape), _prepare(model)
+            carry, medium = self.window.restore(carry, model.tissue), _prepare(model)
         return {k: np.asarray(v) for k, v in _fields(model, carry, medium, self._at(day)).items()}
 
     def _at(self, day: float):
@@ -441,6 +441,9 @@ class _Loop:
                 f"the tumour reached the rim of the computed window (density {self.rim:.2g}); "
                 "enlarge tissue.window.half_width_mm"
             )
+        entries = {name: float(v[0]) + float(v[1]) for name, v in self.carry.ledger.items()}
+        said = [text for e in self.experiment.schedule.events for text in e.remarks(self.model, entries)]
+        warnings += dict.fromkeys(said)
         more = {o.name: o.long_name if o.unit == "1" else f"{o.long_name} [{o.unit}]" for o in kept}
         units = {o.name: o.unit for o in self.experiment.observables}
         return Result(config.arm, path, course, summary, status, tuple(warnings), elapsed, more, units)

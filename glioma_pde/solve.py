@@ -83,6 +83,7 @@ def advance(
     model: Model, medium, carry: Carry, lower: Array, upper: Array, part, parts, steps: int = STEPS_PER_BLOCK
 ) -> Carry:
     """Equal ``steps`` through the ``part``-th of ``parts`` equal parts of the time from ``lower`` to ``upper``."""
+    model, medium = model.now(carry.anatomy, medium)
     n = (parts * steps).astype(lower.dtype)
     dt = (upper - lower) / n
     first = part * steps
@@ -126,6 +127,10 @@ def solve(
     plan = plan.padded_to(rounds[0] * intervals, rounds[1] * blocks)
     days_after = jnp.pad(days[1:], (0, rounds[0] * intervals - count), mode="edge")
 
+    def keep(carry, day):
+        here, there = model.now(carry.anatomy, medium)
+        return save(here, carry, there, day)
+
     def one_block(carry, jb):
         j, b = jb
         return block(model, schedule, plan, instants, medium, carry, j, b, plan.padded), None
@@ -138,12 +143,12 @@ def solve(
     def interval(carry, j):
         run = some_blocks if rounds[1] == 1 else _recompute(some_blocks)
         carry, _ = lax.scan(run, carry, (jnp.full(rounds[1], j), jnp.arange(rounds[1])))
-        return carry, jax.checkpoint(save)(model, carry, medium, days_after[j])
+        return carry, jax.checkpoint(keep)(carry, days_after[j])
 
     def some_intervals(carry, h):
         return lax.scan(interval, carry, h * intervals + jnp.arange(intervals))
 
-    first = save(model, carry, medium, days[0])
+    first = keep(carry, days[0])
     run = _recompute(some_intervals) if rounds[0] > 1 and rounds[1] == 1 else some_intervals
     carry, rest = lax.scan(run, carry, jnp.arange(rounds[0]))
     rest = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], rest)

@@ -1,13 +1,14 @@
 """The anatomy that a tumour grows in: white matter, grey matter and CSF on a grid.
 
-A ``Tissue`` is fixed during a run. Cells live in its ``mask`` (brain parenchyma); nothing crosses
-the mask's edge, because the face between a cell inside and one outside carries no flux.
+Cells live in its ``mask`` (brain parenchyma); nothing crosses the mask's edge, because the face between a cell inside
+and one outside carries no flux. A ``Tissue`` is the anatomy of an instant: it changes only by events.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -33,7 +34,9 @@ from glioma_pde.grid import Grid, as_affine
 
 __all__ = ["Tissue", "connected_component", "wall_of"]
 
-_MAPS = ("white", "grey", "csf", "mask", "ventricle_wall", "background", "ventricle")
+_MAPS = ("white", "grey", "csf", "mask", "ventricle_wall", "background", "ventricle", "cavity")
+SHAPING = ("white", "grey", "mask")
+"""Maps that transport is computed from."""
 
 
 class Tissue(eqx.Module):
@@ -47,6 +50,7 @@ class Tissue(eqx.Module):
         ventricle_wall: cells of the mask that share a face with the ventricles (bool).
         background: an image to draw under the fields, in its own units.
         ventricle: the ventricles' own cells (bool), outside the mask.
+        cavity: what was taken out by surgery (bool), whether or not cells can enter it.
         full_grid: the grid this tissue was cropped from, ``None`` if it was not.
         window_start: index in ``full_grid`` of this grid's first cell.
         mask_threshold: the mask is ``white + grey ≥ mask_threshold``; ``None``: it was given.
@@ -60,6 +64,7 @@ class Tissue(eqx.Module):
     ventricle_wall: Array | None = None
     background: Array | None = None
     ventricle: Array | None = None
+    cavity: Array | None = None
     full_grid: Grid | None = eqx.field(static=True, default=None)
     window_start: tuple[int, ...] | None = eqx.field(static=True, default=None)
     mask_threshold: float | None = eqx.field(static=True, default=None)
@@ -82,6 +87,7 @@ class Tissue(eqx.Module):
         *,
         ventricle=None,
         background=None,
+        cavity=None,
         tolerance: float = 1e-3,
     ) -> Tissue:
         """Tissue from arrays of volume fractions in 1-D, 2-D or 3-D.
@@ -96,6 +102,7 @@ class Tissue(eqx.Module):
             dtype: floating type of the maps; default JAX's own (float32 unless x64 is enabled).
             ventricle: cells of the ventricles; their wall is where they touch the mask.
             background: an image to draw under the fields.
+            cavity: cells of a cavity from an operation before; the mask says whether cells can enter it.
             tolerance: how far fractions, or their sum, may exceed 1 (rounding in stored maps).
 
         Raises:
@@ -141,6 +148,7 @@ class Tissue(eqx.Module):
             ventricle_wall=None if region is None else _leaf(wall_of(region, inside)),
             background=_leaf(picture, dtype),
             ventricle=_leaf(region),
+            cavity=None if cavity is None else _leaf(flags("cavity", cavity, grid)),
             mask_threshold=float(mask_threshold) if mask is None else None,
         )
 
@@ -309,7 +317,7 @@ class Tissue(eqx.Module):
             return result
 
         threshold = self.mask_threshold
-        ventricle = mean(self.ventricle)
+        ventricle, cavity = mean(self.ventricle), mean(self.cavity)
         return Tissue.from_arrays(
             mean(self.white),
             mean(self.grey),
@@ -320,8 +328,18 @@ class Tissue(eqx.Module):
             dtype=self.white.dtype,
             ventricle=None if ventricle is None else ventricle >= 0.5,
             background=mean(self.background),
+            cavity=None if cavity is None else cavity >= 0.5,
             tolerance=2e-2,
         )
+
+    def map_of(self, name: str) -> Array:
+        """A map by its name; flags that are all down where this anatomy has none."""
+        found = getattr(self, name)
+        return jnp.zeros(self.grid.shape, bool) if found is None else found
+
+    def with_maps(self, maps: Mapping[str, Any]) -> Tissue:
+        """The same tissue with other maps in the place of those named; shapes are not checked."""
+        return dataclasses.replace(self, **dict(maps))
 
     # -- what the equations use -------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from .delivery import Schedule
 from .model import Carry, Model
+from .tissue import Tissue
 
 GROW_AT = 1e-5
 """Density (fraction of K) on the rim at which the window grows."""
@@ -68,7 +69,8 @@ class Window:
     def cut(self, carry: Carry) -> Carry:
         """The state on the box, from the state on the whole grid."""
         fields = {k: v[self.slices] for k, v in carry.x.items()}
-        return Carry(fields, {k: v[self.slices] for k, v in carry.warm.items()}, carry.ledger)
+        warm, anatomy = ({k: v[self.slices] for k, v in maps.items()} for maps in (carry.warm, carry.anatomy))
+        return Carry(fields, warm, carry.ledger, anatomy)
 
     def put_back(self, values: Any, shape: tuple[int, ...]) -> np.ndarray:
         """A field on the whole grid, zero outside the box."""
@@ -78,13 +80,22 @@ class Window:
         whole[self.slices] = np.asarray(values)
         return whole
 
-    def restore(self, carry: Carry, shape: tuple[int, ...]) -> Carry:
-        """The state on the whole grid; nothing is lost, what lay outside the box was zero."""
+    def restore(self, carry: Carry, tissue: Tissue) -> Carry:
+        """The state on the whole grid; nothing is lost, what lay outside the box was zero, and its anatomy untouched.
+
+        Args:
+            tissue: of the whole grid, as it was at the start.
+        """
 
         def back(fields):
-            return {k: jnp.asarray(self.put_back(v, shape)) for k, v in fields.items()}
+            return {k: jnp.asarray(self.put_back(v, tissue.grid.shape)) for k, v in fields.items()}
 
-        return Carry(back(carry.x), back(carry.warm), carry.ledger)
+        anatomy = {}
+        for name, value in carry.anatomy.items():
+            whole = np.array(tissue.map_of(name))
+            whole[self.slices] = np.asarray(value)
+            anatomy[name] = jnp.asarray(whole)
+        return Carry(back(carry.x), back(carry.warm), carry.ledger, anatomy)
 
 
 def inner_box(model: Model, initial: dict[str, Any], schedule: Schedule) -> Box | None:
@@ -112,7 +123,7 @@ def inner_box(model: Model, initial: dict[str, Any], schedule: Schedule) -> Box 
             if cells.size:
                 include(cells.min(axis=0), cells.max(axis=0), margin)
     for event in schedule.events:
-        extent = event.extent(grid)
+        extent = event.extent(model.tissue, schedule.events)
         if extent is not None:
             include(*extent, max(_MARGIN_MM, far))
     if not np.all(np.isfinite(low)):

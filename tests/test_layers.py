@@ -23,6 +23,7 @@ LAYERS = [
     {"numerics.elliptic", "numerics.taxis"},
     {"biology", "biology.base", "biology.kinetics", "biology.laws"},
     {"biology.*"},
+    {"routes"},
     {"delivery"},
     {"model"},
     {"schedule", "observe"},
@@ -71,7 +72,7 @@ def levels() -> dict[str, int]:
 LEVEL = levels()
 
 CORE = {
-    "grid", "tissue", "_maps", "_phantom", "delivery", "model", "schedule", "solve", "observe", "window", "control",
+    "grid", "tissue", "_maps", "_phantom", "routes", "delivery", "model", "schedule", "solve", "observe", "window", "control",
     *(n for n in LEVEL if n.split(".")[0] in ("numerics", "biology")),
 }  # fmt: skip
 OUTSIDE = {

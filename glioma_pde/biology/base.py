@@ -22,6 +22,7 @@ from ..tissue import Tissue
 DENSEST = 2.0
 """Carrier density up to which step bounds hold where a law has no saturation (linear drug kill, direct kill)."""
 
+Box = tuple[Any, Any]
 Fields = Mapping[str, Array]
 Quantities = Mapping[str, Array]
 
@@ -228,18 +229,42 @@ class Event(eqx.Module):
         """Its ledger entries: the field each changes and the sign, or ``None`` for one that changes nothing."""
         raise NotImplementedError
 
+    def requires(self) -> tuple[str, ...]:
+        """Fields, shared quantities and maps of the tissue without which it cannot happen."""
+        return self.needs
+
     def jump(
         self, x: Fields, model: Any, i: Array, quantities: Callable[[], Quantities] = dict
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Fields after event ``i``, and the amount [density · mm³] of each of its ledger entries.
 
         Args:
+            model: with the tissue as it is just before the event.
             quantities: computes the shared quantities of the model just before the event.
         """
         raise NotImplementedError
 
-    def extent(self, grid: Grid) -> tuple[Any, Any] | None:
-        """Corners (lowest and highest indices) of a box with all it adds; ``None``: it adds nothing anywhere."""
+    def alters(self) -> tuple[str, ...]:
+        """Maps of the tissue that it may change."""
+        return ()
+
+    def remodel(self, x: Fields, model: Any, i: Array) -> dict[str, Array]:
+        """The maps named by `alters` after event ``i``; ``x`` and ``model`` as they are before it.
+
+        Where it takes cells out of the mask, `jump` must have taken out all that is transported.
+        """
+        return {}
+
+    def bounds(self, tissue: Tissue) -> Box | None:
+        """Corners (lowest and highest indices) of a box with all of the tissue that it may alter."""
+        return None
+
+    def extent(self, tissue: Tissue, events: Sequence[Event] = ()) -> Box | None:
+        """Corners of a box without which it cannot be computed; ``None``: it adds nothing anywhere.
+
+        Args:
+            events: all events of the schedule.
+        """
         return None
 
     def cut(self, cells: Any) -> Event:
@@ -249,6 +274,10 @@ class Event(eqx.Module):
     def look(self, model: Any, ledger: Mapping[str, Array]) -> dict[str, Array]:
         """Values of its `scalars`, from the ledger's entries up to now [density · mm³]."""
         return {}
+
+    def remarks(self, model: Any, ledger: Mapping[str, float]) -> list[str]:
+        """What the user should know when a run has ended, from the ledger's entries [density · mm³]."""
+        return []
 
 
 def total(x: Fields, names: Sequence[str]) -> Array:

@@ -138,8 +138,12 @@ def columns(rows: Iterable[Any], *names: str) -> dict[str, list[Any]]:
     return {n: [getattr(row, n) for row in rows] for n in names}
 
 
-def parameters(name: str, prefix: str) -> type[Section]:
-    """A section with one field for each parameter directly under ``prefix``, bounds and default included."""
+def parameters(name: str, prefix: str, base: type[Any] = Section) -> type[Any]:
+    """A section with one field for each parameter directly under ``prefix``, bounds and default included.
+
+    Args:
+        base: what it has besides.
+    """
     fields: dict[str, Any] = {}
     for key, p in PARAMETERS.items():
         head, _, leaf = key.rpartition(".")
@@ -148,7 +152,7 @@ def parameters(name: str, prefix: str) -> type[Section]:
                 Annotated[float, Field(ge=p.low, le=p.high, description=f"{p.meaning} [{p.unit}]")],
                 p.default,
             )
-    return create_model(name, __base__=Section, **fields)
+    return create_model(name, __base__=base, **fields)
 
 
 def pick(name: str, prefix: str, leaves: Iterable[str], **extra: Any) -> type[Section]:

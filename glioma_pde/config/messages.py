@@ -15,8 +15,9 @@ from .sections import SECTIONS
 def sentence(section: str, error: Any, data: Any) -> str:
     """One pydantic error as 'path: what is wrong'."""
     path, value, tag = section, data, False
-    for part in error["loc"]:
-        if not tag and isinstance(value, dict) and part == value.get("kind"):
+    for n, part in enumerate(error["loc"], start=1):
+        absent = error["type"] == "missing" and n == len(error["loc"])
+        if not tag and not absent and _is_tag(part, value):
             tag = True  # the tag of a discriminated union is no key
             continue
         tag = False
@@ -35,13 +36,21 @@ def sentence(section: str, error: Any, data: Any) -> str:
     if kind == "union_tag_not_found":
         return f"{path}.kind: is missing"
     if kind == "union_tag_invalid":
+        key = str(context.get("discriminator", "kind")).strip("'")
         tags = re.findall(r"'([^']+)'", context.get("expected_tags", ""))
         meant = nearest(str(context.get("tag")), tags)
         meant = meant if "did you mean" in meant else ""
-        return f"{path}.kind: {shown(context.get('tag'))} is not one of {', '.join(tags)}{meant}"
+        return f"{path}.{key}: {shown(context.get('tag'))} is not one of {', '.join(tags)}{meant}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     it = "" if isinstance(value, dict | list) else f" (it is {shown(value)})"
     return f"{path}: {message}{it}"
+
+
+def _is_tag(part: Any, value: Any) -> bool:
+    """Whether a part of an error's place names the member of a union, not a key of the table ``value``."""
+    if isinstance(value, dict):
+        return part in (value.get("kind"), value.get("route")) or (isinstance(part, str) and part not in value)
+    return isinstance(part, str) and value is not None
 
 
 def shown(value: Any) -> str:
@@ -78,8 +87,8 @@ def _known_keys(section: str, loc: tuple) -> tuple[str, ...]:
         for node in nodes:
             child = node["properties"].get(str(part))
             if child is None:
-                tag = node["properties"].get("kind", {}).get("const")
-                deeper += [node] if part == tag or isinstance(part, int) else []
+                tags = [node["properties"].get(key, {}).get("const") for key in ("kind", "route")]
+                deeper += [node] if part in tags or isinstance(part, int) else []
             else:
                 deeper += resolve(child.get("items", child))
         nodes = deeper or nodes

@@ -8,6 +8,7 @@ from typing import Any
 from .anatomy import Atlas, is_file
 from .base import Section
 from .environment import oxygen_rules
+from .routes import routes
 
 
 def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
@@ -33,6 +34,7 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
         problems.append("drug: has no source; add [prodrug] or set drug.secretion_mol_per_cell_per_day")
     problems += oxygen_rules(parsed, present)
     problems += _schedule(parsed, present)
+    problems += routes(parsed, present)
     problems += _places(parsed)
     time, outcome = parsed.get("time"), parsed.get("outcome")
     if time is not None:

@@ -12,19 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
 from .base import (
-    Amounts,
     Day,
     Fraction,
     Line,
     Point,
     Positive,
-    Repeated,
     Section,
     columns,
     parameters,
     pick,
     with_kind,
 )
+from .delivery import Schedule
 from .environment import Necrosis, Oxygen, Vasculature
 from .immune import Immune
 from .malignancy import Malignancy
@@ -55,9 +54,17 @@ class NiftiTissue(Section):
     csf: Line | None = None
     mask: Line | None = None
     background: Line | None = None
+    cavity: Line | None = None
+    ventricle_seeds_mm: list[Annotated[list[float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
     scale: Positive = 1.0
     spacing_mm: Annotated[float, Field(ge=0.02, le=10)] | None = None
     window: Window | None = None
+
+    @model_validator(mode="after")
+    def _fluid(self):
+        if self.ventricle_seeds_mm and self.csf is None:
+            raise ValueError("ventricle_seeds_mm needs the map csf, in which the ventricles are found")
+        return self
 
 
 class PhantomTissue(Section):
@@ -228,54 +235,7 @@ class Drug(parameters("_Drug", "drug")):  # type: ignore[misc]
     kill: Annotated[HillKill | LinearKill, Field(discriminator="kind")] = HillKill(kind="hill")  # type: ignore[valid-type,call-arg]
 
 
-# -- schedule, time, output ---------------------------------------------------------------------------
-
-
-class Injection(Repeated):
-    """Doses of carriers at one or many needle tips, all of the same number of cells or one number for each."""
-
-    amounts = ("cells",)
-
-    route: Literal["intracerebral"] = "intracerebral"
-    cells: Amounts
-    sites_mm: Annotated[list[Point], Field(min_length=1, max_length=1000)]
-    sigma_mm: Positive
-    retained_fraction: Fraction = 1.0
-
-
-class Schedule(Section):
-    injections: list[Injection] = Field(default_factory=list)
-
-    def days(self):
-        return [(f"injections[{i}]", max(one.all_days())) for i, one in enumerate(self.injections)]
-
-    def places(self):
-        return [
-            (f"injections[{i}].sites_mm[{k}]", site)
-            for i, one in enumerate(self.injections)
-            for k, site in enumerate(one.sites_mm)
-        ]
-
-    def rows(self):
-        return {f"injections[{i}]": len(one.all_days()) for i, one in enumerate(self.injections)}
-
-    def tables(self):
-        names = ("day", "cells", "retained_fraction", "x_mm", "y_mm", "z_mm", "sigma_mm", "event")
-        found: dict[str, list[Any]] = {name: [] for name in names}
-        events = [(one, day, cells) for one in self.injections for day, cells in one.each("cells")]
-        for event, (one, day, cells) in enumerate(events):
-            for site in one.sites_mm:
-                row = (
-                    day,
-                    cells / len(one.sites_mm),
-                    one.retained_fraction,
-                    *[*site, 0.0, 0.0][:3],
-                    one.sigma_mm,
-                    event,
-                )
-                for column, value in zip(found.values(), row, strict=True):
-                    column.append(value)
-        return {"injections": found} if events else {}
+# -- time, output ---------------------------------------------------------------------------
 
 
 MOST_STEPS = 1e7

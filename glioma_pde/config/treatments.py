@@ -99,8 +99,15 @@ class Resection(Section):
 
 
 class Surgery(parameters("_Surgery", "surgery")):  # type: ignore[misc]
-    cavity: Literal["open"] = "open"
+    cavity: Literal["open", "closed"] = "open"
     resections: Annotated[tuple[Resection, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _whole(self):
+        for i, r in enumerate(self.resections):
+            if self.cavity == "closed" and r.removed_fraction < 1:
+                raise ValueError(f"resections[{i}].removed_fraction must be 1: nothing is left in a closed cavity")
+        return self
 
     def days(self):
         return [(f"resections[{i}]", r.day) for i, r in enumerate(self.resections)]

@@ -122,6 +122,7 @@ def tissue_from_nifti(
     csf_path: str | os.PathLike | None = None,
     mask_path: str | os.PathLike | None = None,
     background_path: str | os.PathLike | None = None,
+    cavity_path: str | os.PathLike | None = None,
     spacing_mm: float | tuple[float, ...] | None = None,
     *,
     scale: float = 1.0,
@@ -134,6 +135,7 @@ def tissue_from_nifti(
     Args:
         mask_path: where cells may live, a binary image; default white + grey ≥ ``mask_threshold``.
         background_path: an image to draw under the fields, such as T1.
+        cavity_path: the cavity of an operation before, a binary image.
         spacing_mm: resample to this cell size [mm]; default the images' own voxels.
         scale: what the white, grey and CSF maps store for a whole voxel of their tissue: 1 for
             fractions, 100 for percent, 255 for bytes.
@@ -150,6 +152,7 @@ def tissue_from_nifti(
         "csf": csf_path,
         "mask": mask_path,
         "background": background_path,
+        "cavity": cavity_path,
     }
     maps: dict[str, Any] = {}
     for name, path in paths.items():
@@ -160,7 +163,7 @@ def tissue_from_nifti(
             place = affine
         else:
             _same_space(white_path, maps["white"], place, path, data, affine)
-        if name == "mask":
+        if name in ("mask", "cavity"):
             data = _binary(data, path)
         elif name != "background":
             data = _fractions(data, scale, path)

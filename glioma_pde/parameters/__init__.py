@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .base import Parameter
 from .core import CORE
+from .delivery import DELIVERY
 from .environment import ENVIRONMENT
 from .immune import IMMUNE
 from .malignancy import MALIGNANCY
@@ -16,7 +17,9 @@ from .radiotherapy import RADIOTHERAPY
 from .trail import TRAIL
 from .treatments import TREATMENTS
 
-PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS | RADIOTHERAPY | TRAIL | IMMUNE | MALIGNANCY | ENVIRONMENT
+PARAMETERS: dict[str, Parameter] = (
+    CORE | DELIVERY | TREATMENTS | RADIOTHERAPY | TRAIL | IMMUNE | MALIGNANCY | ENVIRONMENT
+)
 """In the order of the README's table."""
 
 

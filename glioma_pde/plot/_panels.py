@@ -72,15 +72,19 @@ def focus(arm: Arm) -> np.ndarray:
             others = [tuple(k for k in range(3) if k != axis) for axis in range(3)]
             moments = [first.sum(axis=rest) @ np.arange(n) for rest, n in zip(others, first.shape, strict=True)]
             return box.place_of(np.round(np.array(moments) / total))
-    if arm.injections:
-        return box.place_of(box.cell_of(np.mean(site_points(arm), axis=0)))
+    if len(points := site_points(arm)):
+        return box.place_of(box.cell_of(np.mean(points, axis=0)))
     return box.place_of(np.array(box.shape) // 2)
 
 
 def site_points(arm: Arm) -> np.ndarray:
+    """Places of delivery [mm], ``(n, 3)``; routes that the anatomy leads have none."""
+    if not arm.injections:
+        return np.zeros((0, 3))
     columns = [arm.injections.get(f"{name}_mm") for name in "xyz"]
     found = [np.zeros(len(arm.injections["day"])) if c is None else np.asarray(c, float) for c in columns]
-    return np.unique(np.stack(found, axis=-1), axis=0)
+    points = np.unique(np.stack(found, axis=-1), axis=0)
+    return points[np.isfinite(points).all(axis=1)]
 
 
 @dataclass
@@ -113,8 +117,8 @@ class View:
                     if len(at):
                         along = box.coordinates(axis, point)[at] - point[axis]
                         low[axis], high[axis] = min(low[axis], along[0]), max(high[axis], along[-1])
-            if arm.injections:
-                along_sites = (site_points(arm) - point) @ box.directions.T
+            if len(points := site_points(arm)):
+                along_sites = (points - point) @ box.directions.T
                 low, high = (
                     np.minimum(low, along_sites.min(axis=0)),
                     np.maximum(high, along_sites.max(axis=0)),

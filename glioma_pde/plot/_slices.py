@@ -102,7 +102,7 @@ def _mosaic(arm: Arm, frames: Sequence[int]) -> Figure:
         f"Slices through x {point[0]:.4g}, y {point[1]:.4g}, z {point[2]:.4g} mm. Neurological orientation: "
         f"the patient's right is on the right. Scale bars: {bar_length(view):g} mm. " + outline_text([arm])
     )
-    if "carriers" in names and arm.injections:
+    if "carriers" in names and len(site_points(arm)):
         footer += "+: injection sites within 1.5 cells of the slice. "
     locator = 16.0 if width > 100 and arm.background is not None else 0.0
     sheet = Sheet(width, bar_mm + rows * pitch + 1.0, *_title(arm), footer, 3 * (locator + 1.5) if locator else 0.0)
