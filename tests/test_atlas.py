@@ -12,6 +12,7 @@ import pytest
 from glioma_pde import _atlas
 from glioma_pde.errors import GliomaError
 from glioma_pde.io.atlas import mni152
+from glioma_pde.parameters.delivery import OLFACTORY_MM
 
 ROOT = Path(__file__).parents[1]
 
@@ -157,3 +158,12 @@ def test_impossible_spacings_are_refused():
         mni152(-1.0)
     with pytest.raises(GliomaError, match="cells"):
         mni152(0.01)
+
+
+def test_the_olfactory_sites_of_intranasal_doses_lie_in_the_frontal_base(brain, maps):
+    grid = brain[0].grid
+    for site in OLFACTORY_MM:
+        i, j, k = np.rint(grid.index_of(site)).astype(int)
+        assert maps["mask"][i, j, k]
+        assert not maps["mask"][i, j, k - 10 :][..., :1].any()  # the base of the skull is near
+    assert OLFACTORY_MM[0][0] == -OLFACTORY_MM[1][0]

@@ -249,8 +249,10 @@ geometry = "box"
 shape = [72, 60]
 [tumour]
 proliferation_per_day = 0.2
+diffusivity_white_mm2_per_day = 1.0
 initial = { kind = "gaussian", centre_mm = [5.0, 3.0], sigma_mm = 1.5, peak = 0.9 }
 [carriers]
+taxis = { kind = "none" }
 [attractant]
 [time]
 end_day = 6.0
@@ -289,8 +291,11 @@ def test_from_a_configuration_through_a_growing_window_to_the_file_and_again(tmp
         result = run(experiment, tmp_path / "a.h5")
         assert len(result.warnings) == 1  # of the speed of fronts
         with RunFile(tmp_path / "a.h5") as file:
-            hole = file.field("tumour", index=-1) == 0
-            assert 30 < hole.sum() < 120  # a box is full of tumour otherwise
+            last = file.field("tumour", index=-1)
+            assert last[tuple(slice(a, b) for a, b in box)].sum() < last.sum()  # the window has grown
+            x, y = experiment.model.tissue.grid.world_mm()
+            hole = (last == 0) & (np.hypot(x - 4.0, y - 3.0) < 8.0)
+            assert 30 < hole.sum() < 120
             assert np.all(file.field("tumour", index=0)[hole] > 0)
             for name in ("carriers", "attractant"):
                 assert np.all(file.field(name, index=-1)[hole] == 0)
@@ -303,7 +308,7 @@ def test_from_a_configuration_through_a_growing_window_to_the_file_and_again(tmp
             delivered = 0.8 * 0.61 * 3e5 + 0.71 * 1e5
             assert file.ledger("carrier_delivery")[-1] == pytest.approx(delivered, rel=1e-6)
             assert file.observable("carriers_delivered_cells")[-1] == pytest.approx(delivered, rel=1e-6)
-            assert file.observable("extent_of_resection")[-1] > 0.5
+            assert file.observable("extent_of_resection")[-1] > 0.2
         # nothing that dense: said once the run has ended
         other = build(loads(TEXT.replace("at_threshold = 0.2", "at_threshold = 0.99")).arms[0])
         empty = run(other, tmp_path / "empty.h5")

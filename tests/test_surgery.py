@@ -317,7 +317,7 @@ def test_arms_share_shapes_and_what_is_off_is_absent():
         ("radius_mm = 3.0", "radius_mm = 0", "surgery.resections[0].radius_mm: should be greater than 0"),
         ("at_threshold = 0.2", "at_threshold = 1.2", "surgery.resections[0].at_threshold: should be less than 1"),
         ("at_threshold", "threshold", "surgery.resections[0].threshold: unknown key; did you mean 'at_threshold'?"),
-        ("[surgery]", "[surgery]\ncavity = 'closed'", "surgery.cavity: should be 'open'"),
+        ("[surgery]", "[surgery]\ncavity = 'shut'", "surgery.cavity: should be 'open' or 'closed'"),
     ],
 )
 def test_wrong_sections_are_told_in_one_sentence(old, new, message):

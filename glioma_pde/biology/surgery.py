@@ -79,9 +79,11 @@ class Resections(Event):
         removed = {name: taken * x[name] for name in self._takes(model)}
         volume = grid.integrate(jnp.where(mask, taken, 0.0))
         amounts = {f"resected_{name}": grid.integrate(value) for name, value in removed.items()}
-        amounts["resection_present"] = sum(grid.integrate(x[name]) for name in model.tumour)
+        done = self.removed_fraction[i] > 0
+        present = sum(grid.integrate(x[name]) for name in model.tumour)
+        amounts["resection_present"] = jnp.where(done, present, 0.0)
         amounts["resected_volume"] = volume
-        amounts["resections_empty"] = ((volume <= 0) & (self.removed_fraction[i] > 0)).astype(volume.dtype)
+        amounts["resections_empty"] = (done & (volume <= 0)).astype(volume.dtype)
         return {**x, **{name: (1.0 - taken) * x[name] for name in removed}}, amounts
 
     def alters(self):
