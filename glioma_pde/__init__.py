@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .io.atlas import mni152
     from .io.hdf5 import RunFile
     from .io.nifti import tissue_from_nifti
+    from .io.tensors import tensors_from_nifti
     from .model import Model
     from .run import run
     from .schedule import make_plan, stack
@@ -70,6 +71,7 @@ _NAMES = {
     "io.atlas": ["mni152"],
     "io.hdf5": ["RunFile"],
     "io.nifti": ["tissue_from_nifti"],
+    "io.tensors": ["tensors_from_nifti"],
     "model": ["Model"],
     "run": ["run"],
     "schedule": ["make_plan", "stack"],

@@ -53,7 +53,13 @@ def modules_of(config: Config, dtype, shapes: Shapes) -> list[Any]:
 def _tumour(config: Config, dtype, shapes: Shapes) -> Tumour:
     crowded = config.carriers is not None and config.carriers.crowding > 0
     growth: Any = GROWTH[config.tumour.growth]()
-    return Tumour(**_values(config.tumour, "tumour"), growth=growth, one_sided_growth=crowded)
+    follows = config.anisotropy is not None and config.anisotropy.tumour
+    return Tumour(
+        **_values(config.tumour, "tumour"),
+        growth=growth,
+        one_sided_growth=crowded,
+        anisotropy=config.anisotropy.strength if follows else None,
+    )
 
 
 def _carriers(config: Config, dtype, shapes: Shapes) -> Carriers:
@@ -63,6 +69,9 @@ def _carriers(config: Config, dtype, shapes: Shapes) -> Carriers:
     values: dict[str, Any] = _values(c, "carriers")
     for name in ("proliferation_per_day", "tumour_kill_per_day", "drug_sensitivity"):
         values[name] = values[name] or None  # a rate of zero is not computed at all
+    tensors = config.anisotropy
+    if tensors is not None and tensors.carriers:
+        values |= {"anisotropy": tensors.strength, "contact_guidance": tensors.contact_guidance}
     return Carriers(**values, taxis=taxis, volume_filling=c.volume_filling)
 
 

@@ -25,6 +25,7 @@ from .io.hdf5 import Quantity
 from .model import balances
 from .observe import look
 from .parameters import PARAMETERS
+from .tensors import tensor_names
 
 
 def layout(experiment: Experiment, text: str) -> dict[str, Any]:
@@ -33,6 +34,8 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
     maps = {
         n: np.asarray(getattr(tissue, n)) for n in ("white", "grey", "csf", "mask") if getattr(tissue, n) is not None
     }
+    if tissue.tensors is not None:
+        maps |= dict(zip(tensor_names(tissue.grid.ndim), np.asarray(tissue.tensors.components), strict=True))
     full = tissue.full_grid
     attributes: dict[str, Any] = {
         "title": config.title,

@@ -16,6 +16,7 @@ from .config import from_json
 from .errors import GliomaError
 from .grid import Grid
 from .io.hdf5 import RunFile
+from .tensors import Tensors, tensor_names
 from .tissue import Tissue
 
 
@@ -47,6 +48,10 @@ def experiment_from_file(path: str | Path) -> Experiment:
             maps["white"], maps["grey"], maps.get("csf"), maps["mask"].astype(bool), grid=file.grid, dtype=dtype,
             tolerance=1e-2,
         )  # fmt: skip
+        names = tensor_names(tissue.grid.ndim)
+        if set(names) <= set(maps):
+            components = np.stack([maps[name] for name in names]).astype(dtype)
+            tissue = replace(tissue, tensors=Tensors.of(components, tissue.grid))
         background = file.anatomy()
         shapes = {str(k): int(n) for k, n in json.loads(file.text("shapes")).items()}
         initial = None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
+from .anisotropy import Anisotropy
 from .base import Day, Fraction, NonNegative, Point, Positive, Repeated, Section, columns, parameters, pick, with_kind
 from .treatments import Resistance, Surgery, Temozolomide
 
@@ -44,7 +45,7 @@ class NiftiTissue(Section):
 
 class PhantomTissue(Section):
     kind: Literal["phantom"]
-    geometry: Literal["box", "sphere", "slab", "head"] = "head"
+    geometry: Literal["box", "sphere", "slab", "head", "bundle"] = "head"
     shape: Annotated[list[Annotated[int, Field(ge=4, le=1024)]], Field(min_length=2, max_length=3)]
     spacing_mm: Positive = 1.0
     white_fraction: Fraction = 1.0
@@ -315,6 +316,7 @@ SECTIONS: dict[str, Any] = {
     "resistance": TypeAdapter(Resistance),
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
+    "anisotropy": TypeAdapter(Anisotropy),
     "schedule": TypeAdapter(Schedule),
     "time": TypeAdapter(Time),
     "numerics": TypeAdapter(Numerics),
@@ -348,6 +350,7 @@ class Config(BaseModel):
     resistance: Any = None
     temozolomide: Any = None
     surgery: Any = None
+    anisotropy: Any = None
     schedule: Any
     time: Any
     numerics: Any

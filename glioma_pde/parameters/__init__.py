@@ -7,11 +7,12 @@ no source was found.
 
 from __future__ import annotations
 
+from .anisotropy import ANISOTROPY
 from .base import Parameter
 from .core import CORE
 from .treatments import TREATMENTS
 
-PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS
+PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS | ANISOTROPY
 """In the order of the README's table."""
 
 
