@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .io.atlas import mni152
     from .io.hdf5 import RunFile
     from .io.nifti import tissue_from_nifti
+    from .io.tensors import tensors_from_nifti
     from .model import Model
     from .risk import event_bound, no_event, transformation_bound
     from .run import run
@@ -99,6 +100,7 @@ _NAMES = {
     "io.atlas": ["mni152"],
     "io.hdf5": ["RunFile"],
     "io.nifti": ["tissue_from_nifti"],
+    "io.tensors": ["tensors_from_nifti"],
     "model": ["Model"],
     "risk": ["event_bound", "no_event", "transformation_bound"],
     "run": ["run"],

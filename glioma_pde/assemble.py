@@ -72,7 +72,13 @@ def _own(name: str, config: Config, images: Images) -> tuple[Images, ...]:
 
 def _tumour(config: Config, dtype, shapes: Shapes) -> Tumour:
     growth: Any = GROWTH[config.tumour.growth]()
-    return Tumour(**_values(config.tumour, "tumour"), growth=growth, one_sided_growth=_crowded(config))
+    follows = config.anisotropy is not None and config.anisotropy.tumour
+    return Tumour(
+        **_values(config.tumour, "tumour"),
+        growth=growth,
+        one_sided_growth=_crowded(config),
+        anisotropy=config.anisotropy.strength if follows else None,
+    )
 
 
 def _crowded(config: Config) -> bool:
@@ -87,6 +93,9 @@ def _carriers(config: Config, dtype, shapes: Shapes) -> Carriers:
     values: dict[str, Any] = _values(c, "carriers")
     for name in ("proliferation_per_day", "tumour_kill_per_day", "drug_sensitivity", "alpha_per_gy"):
         values[name] = values[name] or None  # a rate of zero is not computed at all
+    tensors = config.anisotropy
+    if tensors is not None and tensors.carriers:
+        values |= {"anisotropy": tensors.strength, "contact_guidance": tensors.contact_guidance}
     return Carriers(**values, taxis=taxis, volume_filling=c.volume_filling)
 
 

@@ -27,6 +27,7 @@ from .errors import ConfigError
 from .grid import Grid
 from .io.atlas import mni152
 from .io.nifti import read_image, tissue_from_nifti
+from .io.tensors import tensors_from_nifti
 from .model import Model
 from .numerics.lattice import speed_excess
 from .numerics.stepping import RKL2, SSPRK2, Euler
@@ -105,6 +106,7 @@ def build(
     background = None
     if tissue is None:
         tissue, background = make_tissue(config, dtype)
+        tissue = _with_tensors(config, tissue)
     problems: list[str] = []
     if images is None:
         images = _images(config, tissue, dtype, problems)
@@ -169,6 +171,17 @@ def make_tissue(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.nda
     window = t.window
     cut = whole.crop_to_mask() if window is None else whole.window(window.centre_mm, window.half_width_mm)
     return cut, background
+
+
+def _with_tensors(config: Config, tissue: Tissue) -> Tissue:
+    """The tissue with what [anisotropy] says."""
+    a = config.anisotropy
+    if a is None:
+        return tissue
+    options = {"scaling": a.scaling, "largest_ratio": a.largest_ratio, "repair": a.repair}
+    if a.tensors is None:
+        return tissue if tissue.tensors is None else tissue.with_tensors(tissue.tensors.matrices(), **options)
+    return tensors_from_nifti(tissue, Path(config.folder) / a.tensors, a.order, a.axes, **options)
 
 
 @functools.lru_cache(maxsize=1)

@@ -27,6 +27,7 @@ from .io.hdf5 import Quantity
 from .model import balances
 from .observe import look, trends
 from .parameters import PARAMETERS
+from .tensors import tensor_names
 
 UNSAID = "not_in_config"
 """Attribute that names what of a run only the Python code knows that made it."""
@@ -38,6 +39,8 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
     kept = ("white", "grey", "csf", "mask", "ventricle_wall", "cavity")
     maps = {n: np.asarray(getattr(tissue, n)) for n in kept if getattr(tissue, n) is not None}
     maps |= {n: np.asarray(image) for n, image in experiment.images.items()}
+    if tissue.tensors is not None:
+        maps |= dict(zip(tensor_names(tissue.grid.ndim), np.asarray(tissue.tensors.components), strict=True))
     full = tissue.full_grid
     attributes: dict[str, Any] = {
         "title": config.title,

@@ -12,6 +12,7 @@ from jax import Array
 from .biology.base import Event, Observable
 from .biology.drug import HEALTHY_BELOW
 from .model import Carry, Model
+from .tissue import Tissue
 
 OBSERVABLES: tuple[Observable, ...] = (
     Observable("burden_cells", "cells", "tumour burden"),
@@ -23,6 +24,7 @@ OBSERVABLES: tuple[Observable, ...] = (
     Observable("rim_density", "1", "largest tumour cell density on the rim of the computed window"),
     Observable("carriers_cells", "cells", "carriers alive"),
     Observable("carriers_in_tumour_cells", "cells", "carriers within the FLAIR contour"),
+    Observable("carriers_on_white_cells", "cells", "carriers on white matter"),
     Observable("carriers_peak", "1", "largest carrier density"),
     Observable("drug_peak", "µM", "largest drug concentration"),
     Observable(
@@ -89,6 +91,7 @@ def observe(model: Model, carry: Carry, quantities: Mapping[str, Array], t1gd: A
         s = carry.x["carriers"]
         out["carriers_cells"] = grid.integrate(s) * k
         out["carriers_in_tumour_cells"] = grid.integrate(jnp.where(u >= flair, s, 0.0)) * k
+        out["carriers_on_white_cells"] = grid.integrate(s * on_white(model.tissue)) * k
         out["carriers_peak"] = jnp.max(s)
     if "drug" in quantities:
         c = quantities["drug"]
@@ -119,6 +122,12 @@ def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresho
     for event in events:
         seen |= event.look(model, entries)
     return seen, totals, {f.name: q[f.name] for f in model.memory}
+
+
+def on_white(tissue: Tissue) -> Array:
+    """Share of the cells at each place that is on white matter: p_white/(p_white + p_grey)."""
+    both = tissue.white + tissue.grey
+    return jnp.where(both > 0, tissue.white / jnp.where(both > 0, both, 1.0), 0.0)
 
 
 def equivalent_radius(volume_mm3: Array) -> Array:

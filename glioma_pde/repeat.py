@@ -17,6 +17,7 @@ from .errors import GliomaError
 from .grid import Grid
 from .io.hdf5 import RunFile
 from .manifest import UNSAID
+from .tensors import Tensors, tensor_names
 from .tissue import Tissue
 
 
@@ -56,6 +57,10 @@ def experiment_from_file(path: str | Path) -> Experiment:
         )  # fmt: skip
         if "ventricle_wall" in maps:
             tissue = tissue.with_maps({"ventricle_wall": jnp.asarray(maps["ventricle_wall"].astype(bool))})
+        names = tensor_names(tissue.grid.ndim)
+        if set(names) <= set(maps):
+            components = np.stack([maps[name] for name in names]).astype(dtype)
+            tissue = replace(tissue, tensors=Tensors.of(components, tissue.grid))
         background = file.anatomy()
         shapes = {str(k): int(n) for k, n in json.loads(file.text("shapes")).items()}
         images = {n: jnp.asarray(maps[n], dtype) for n in image_names(config)}

@@ -17,10 +17,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"glioma_pde", "errors", "_atlas", "parameters", "parameters.*"},
     {"grid"},
-    {"_maps", "_phantom"},
+    {"_maps", "_phantom", "_selling"},
+    {"tensors"},
     {"tissue"},
     {"numerics.diffusion", "numerics.lattice", "numerics.stepping", "numerics"},
-    {"numerics.elliptic", "numerics.taxis"},
+    {"numerics.elliptic", "numerics.links", "numerics.taxis"},
     {"biology", "biology.base", "biology.kinetics", "biology.laws"},
     {"biology.*"},
     {"routes"},
@@ -37,7 +38,7 @@ LAYERS = [
     {"config.rules", "config.messages", "config.size"},
     {"config.loading"},
     {"config"},
-    {"io", "io._files", "io._layout", "io._reader", "io.hdf5", "io.checkpoint", "io.nifti", "io.atlas", "io.export"},
+    {"io", "io._files", "io._layout", "io._reader", "io.hdf5", "io.checkpoint", "io.nifti", "io.tensors", "io.atlas", "io.export"},
     {"assemble"},
     {"build"},
     {"manifest"},
@@ -72,7 +73,8 @@ def levels() -> dict[str, int]:
 LEVEL = levels()
 
 CORE = {
-    "grid", "tissue", "_maps", "_phantom", "routes", "delivery", "model", "schedule", "solve", "observe", "window", "control",
+    "grid", "tissue", "tensors", "_maps", "_phantom", "_selling", "routes", "delivery", "model", "schedule", "solve", "observe",
+    "window", "control",
     *(n for n in LEVEL if n.split(".")[0] in ("numerics", "biology")),
 }  # fmt: skip
 OUTSIDE = {

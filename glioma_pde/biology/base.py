@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..grid import Grid
-from ..numerics.diffusion import Faces
+from ..numerics.diffusion import Faces, Links
 from ..tissue import Tissue
 
 DENSEST = 2.0
@@ -96,7 +96,7 @@ class Flux(NamedTuple):
     """
 
     field: str
-    g: Faces | None = None
+    g: Faces | Links | None = None
     velocity: Faces | None = None
     factor: Faces | None = None
     occupied: Array | None = None

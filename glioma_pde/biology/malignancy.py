@@ -25,7 +25,7 @@ from ..numerics.diffusion import outflow_rate
 from ..parameters import default
 from ..tissue import Tissue
 from .base import Context, Fields, FieldSpec, Flux, Module, Observable, Quantities, Transfer, soft_zero
-from .tumour import face_conductances
+from .tumour import motility
 
 
 class Malignancy(Module):
@@ -58,7 +58,7 @@ class Malignancy(Module):
         return {"malignant": 1.0}
 
     def prepare(self, tissue: Tissue):
-        return face_conductances(tissue, None, self.diffusivity_white_mm2_per_day, self.diffusivity_grey_mm2_per_day)
+        return motility(tissue, None, self.diffusivity_white_mm2_per_day, self.diffusivity_grey_mm2_per_day)
 
     def transfers(self, x: Fields, q: Quantities, at: Context):
         m = x["malignant"]

@@ -2,6 +2,8 @@
 
 ∂t u = ∇·(D_u(x)∇u) + ρ f g(N) u,   D_u = D_w p_white + D_g p_grey   (harmonic means on faces)
 
+or ∇·(D_u(x) T(x)∇u) with the tissue's tensors T (see `numerics.links`),
+
 and the same for every other tumour field that a module adds (resistant cells). f is 1, or the shared quantity
 ``growth_factor`` of a module that has a say in it (oxygen).
 """
@@ -15,7 +17,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 
-from ..numerics.diffusion import Faces, conductances, outflow_rate
+from ..numerics.diffusion import Faces, Links, conductances, outflow_rate
+from ..numerics.links import links
 from ..parameters import default
 from ..tissue import Tissue
 from .base import TUMOUR, Context, Fields, FieldSpec, Flux, Module, Quantities, Transfer
@@ -27,6 +30,7 @@ class Tumour(Module):
 
     Attributes:
         diffusivity_map: D_u(x) [mm²/day] in place of the white/grey rule, shape of the grid.
+        anisotropy: α in T = (1 - α) 1 + α (the tissue's tensors), 0 to 1; ``None``: isotropic.
     """
 
     name: ClassVar[str] = "tumour"
@@ -36,15 +40,20 @@ class Tumour(Module):
     diffusivity_grey_mm2_per_day: Array | float = default("tumour.diffusivity_grey_mm2_per_day")
     proliferation_per_day: Array | float = default("tumour.proliferation_per_day")
     diffusivity_map: Array | None = None
+    anisotropy: Array | float | None = None
     growth: Growth = Logistic()
     one_sided_growth: bool = eqx.field(static=True, default=False)
 
     def occupies(self):
         return {"tumour": 1.0}
 
-    def prepare(self, tissue: Tissue) -> Faces:
-        return face_conductances(
-            tissue, self.diffusivity_map, self.diffusivity_white_mm2_per_day, self.diffusivity_grey_mm2_per_day
+    def prepare(self, tissue: Tissue) -> Faces | Links:
+        return motility(
+            tissue,
+            self.diffusivity_map,
+            self.diffusivity_white_mm2_per_day,
+            self.diffusivity_grey_mm2_per_day,
+            self.anisotropy,
         )
 
     def transfers(self, x: Fields, q: Quantities, at: Context):
@@ -64,7 +73,9 @@ class Tumour(Module):
         return dict.fromkeys(at.tumour, bound)
 
 
-def face_conductances(tissue: Tissue, map_: Array | None, white, grey) -> Faces:
-    """Conductances from a diffusivity map, or from white- and grey-matter values [mm²/day]."""
+def motility(tissue: Tissue, map_: Array | None, white, grey, anisotropy=None) -> Faces | Links:
+    """Conductances from a diffusivity map, or from white- and grey-matter values [mm²/day], and along the tensors."""
     d = tissue.diffusivity(white, grey) if map_ is None else map_
-    return conductances(tissue.grid, tissue.face_average(d))
+    if anisotropy is None:
+        return conductances(tissue.grid, tissue.face_average(d))
+    return links(tissue, d, anisotropy)

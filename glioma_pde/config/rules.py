@@ -33,6 +33,7 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
     if drug is not None and "prodrug" not in present and drug.secretion_mol_per_cell_per_day == 0:
         problems.append("drug: has no source; add [prodrug] or set drug.secretion_mol_per_cell_per_day")
     problems += oxygen_rules(parsed, present)
+    problems += _anisotropy(parsed, present)
     problems += _schedule(parsed, present)
     problems += routes(parsed, present)
     problems += _places(parsed)
@@ -73,6 +74,27 @@ def in_images(parsed: Mapping[str, Any], atlas: Atlas) -> list[str]:
     if tumour is not None and tumour.initial.kind == "nifti" and not is_file(atlas.folder / tumour.initial.path):
         problems.append(f"tumour.initial.path: there is no image file {atlas.folder / tumour.initial.path}")
     return problems if tissue is None else problems + atlas.problems(tissue, _said(parsed, "places"))
+
+
+def _anisotropy(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
+    section, tissue, carriers = (parsed.get(name) for name in ("anisotropy", "tissue", "carriers"))
+    if section is None or tissue is None:
+        return []
+    problems = []
+    bundle = tissue.kind == "phantom" and tissue.geometry == "bundle"
+    if tissue.kind == "radial":
+        problems.append("anisotropy: a radial tissue has no directions; use a phantom, an atlas or images")
+    elif bundle and section.tensors is not None:
+        problems.append("anisotropy.tensors: the phantom 'bundle' has its own tensors; leave the image out")
+    elif tissue.kind == "phantom" and not bundle and len(tissue.shape) != 3 and section.tensors is not None:
+        problems.append("anisotropy.tensors: an image holds tensors of three axes, so the phantom needs three")
+    elif section.tensors is None and not bundle:
+        problems.append("anisotropy.tensors: is missing; give an image, or use the phantom 'bundle'")
+    if not section.tumour and "carriers" not in present:
+        problems.append("anisotropy.carriers: needs the section [carriers]")
+    if section.contact_guidance and (carriers is None or carriers.taxis.kind == "none"):
+        problems.append("anisotropy.contact_guidance: needs the section [carriers] with taxis to guide")
+    return problems
 
 
 def _schedule(parsed: Mapping[str, Any], present: set[str]) -> list[str]:

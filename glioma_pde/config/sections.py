@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
+from .anisotropy import Anisotropy
 from .base import (
     Day,
     Fraction,
@@ -69,7 +70,7 @@ class NiftiTissue(Section):
 
 class PhantomTissue(Section):
     kind: Literal["phantom"]
-    geometry: Literal["box", "sphere", "slab", "head"] = "head"
+    geometry: Literal["box", "sphere", "slab", "head", "bundle"] = "head"
     shape: Annotated[list[Annotated[int, Field(ge=4, le=1024)]], Field(min_length=2, max_length=3)]
     spacing_mm: Positive = 1.0
     white_fraction: Fraction = 1.0
@@ -317,6 +318,7 @@ SECTIONS: dict[str, Any] = {
     "oxygen": TypeAdapter(Oxygen),
     "necrosis": TypeAdapter(Necrosis),
     "vasculature": TypeAdapter(Vasculature),
+    "anisotropy": TypeAdapter(Anisotropy),
     "schedule": TypeAdapter(Schedule),
     "time": TypeAdapter(Time),
     "numerics": TypeAdapter(Numerics),
@@ -358,6 +360,7 @@ class Config(BaseModel):
     oxygen: Any = None
     necrosis: Any = None
     vasculature: Any = None
+    anisotropy: Any = None
     schedule: Any
     time: Any
     numerics: Any

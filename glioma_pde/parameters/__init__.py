@@ -7,6 +7,7 @@ no source was found.
 
 from __future__ import annotations
 
+from .anisotropy import ANISOTROPY
 from .base import Parameter
 from .core import CORE
 from .delivery import DELIVERY
@@ -18,7 +19,7 @@ from .trail import TRAIL
 from .treatments import TREATMENTS
 
 PARAMETERS: dict[str, Parameter] = (
-    CORE | DELIVERY | TREATMENTS | RADIOTHERAPY | TRAIL | IMMUNE | MALIGNANCY | ENVIRONMENT
+    CORE | DELIVERY | TREATMENTS | RADIOTHERAPY | TRAIL | IMMUNE | MALIGNANCY | ENVIRONMENT | ANISOTROPY
 )
 """In the order of the README's table."""
 
