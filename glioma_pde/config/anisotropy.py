@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from .base import parameters
+from .base import Line, parameters
 
 
 class Anisotropy(parameters("_Anisotropy", "anisotropy")):  # type: ignore[misc]
@@ -16,7 +16,7 @@ class Anisotropy(parameters("_Anisotropy", "anisotropy")):  # type: ignore[misc]
     defaults for them: a wrong guess would mirror the fibres and go unnoticed.
     """
 
-    tensors: str | None = None
+    tensors: Line | None = None
     order: Literal["fsl", "dipy", "mrtrix"] | None = None
     axes: Literal["voxel", "fsl", "world"] | None = None
     repair: bool = False

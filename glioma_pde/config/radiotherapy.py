@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, model_validator
 
 from . import regimens
-from .base import STRICT, Amounts, Day, Image, Positive, Repeated, Weekday, at_most, parameters
+from .base import STRICT, Amounts, Day, Image, Line, Positive, Repeated, Weekday, at_most, parameters
 
 HOTTEST = 10.0
 """Times the prescribed dose; a map with more is most likely in another unit."""
@@ -24,7 +24,7 @@ class DoseMap(BaseModel):
 
     model_config = STRICT
 
-    path: str
+    path: Line
     prescription: Positive
 
 
