@@ -121,7 +121,8 @@ def test_cells_spread_along_fibres_and_carriers_follow_them():
     after = end(BUNDLE, parts, start(BUNDLE), plan)
     u = np.asarray(after.x["tumour"])
     x, y = BUNDLE.grid.world_mm()
-    assert (u * x**2).sum() > 1.5 * (u * y**2).sum()
+    even = end(BUNDLE, [Tumour(0.4, 0.4, 0.0), *modules()[1:]], start(BUNDLE), plan).x["tumour"]
+    assert (u * x**2).sum() / (u * y**2).sum() > 1.2 * (even * x**2).sum() / (even * y**2).sum()
     free = end(BUNDLE, [parts[0], *modules(guidance=False)[1:]], start(BUNDLE), plan)
     on_white = []
     for carry in (after, free):
@@ -146,7 +147,7 @@ def test_the_taylor_remainder_is_of_second_order():
     value, slope = jax.jit(jax.value_and_grad(goal))(theta)
     assert np.all(np.abs(slope) > 1e-4)
     eps = 2.0 ** -np.arange(3, 8)
-    values = jax.jit(jax.vmap(goal))(theta + eps[:, None] * along)
+    values = jax.jit(jax.vmap(goal))(theta[None] + eps[:, None] * along[None])
     rest = np.abs(np.asarray(values) - float(value) - eps * float(slope @ along))
     assert np.all(np.log2(rest[:-1] / rest[1:]) >= 1.95)
 

@@ -49,6 +49,7 @@ days = [0.0, 2.5]
 cells = 2e5
 sites_mm = [[4.0, 6.0], [6.0, -1.0]]
 sigma_mm = 1.5
+retained_fraction = 1.0
 [time]
 end_day = 4.0
 frame_every_days = 2.0
@@ -138,7 +139,8 @@ def test_file_agrees_with_solve_of_the_same_plan(whole):
                 wanted = np.asarray(fields[name][j])
                 top = max(float(np.abs(wanted).max()), 1e-30)
                 np.testing.assert_allclose(file.field(name, index=i) / top, wanted / top, atol=3e-6, err_msg=name)
-        assert set(file.observables) == {*seen, *trends([0.0], [0.0], [0.0])}
+        given = {o.name for e in experiment.schedule.events for o in e.scalars}
+        assert set(file.observables) == {*seen, *trends([0.0], [0.0], [0.0]), *given}
         for name in seen:
             wanted = np.asarray(seen[name], float)
             top = float(np.abs(wanted).max())
@@ -341,7 +343,10 @@ def test_rows_before_a_failure_are_in_the_file(tmp_path, whole):
         ("tumour.initial.centre_mm=[11.9, 9.9]", "is not in brain tissue; the nearest tissue is at"),
         ("tumour.initial={kind='gaussian', centre_mm=[5.0, 3.0], sigma_mm=1.0, cells=1e7}", "of the carrying capacity"),
         ("schedule.injections=[{days=[1.0], cells=1.0, sites_mm=[[4.0, 6.0]], sigma_mm=0.4}]", "cannot resolve it"),
-        ("schedule.injections=[{days=[1.0], cells=1e6, sites_mm=[[4.0, 6.0]], sigma_mm=1.0}]", "use sigma_mm of at"),
+        (
+            "schedule.injections=[{days=[1.0], cells=1e6, sites_mm=[[4.0, 6.0]], sigma_mm=1.0, retained_fraction=1}]",
+            "use sigma_mm of at",
+        ),
         ("schedule.injections=[{days=[1.0], cells=1e9, sites_mm=[[4.0, 6.0]], sigma_mm=1.0}]", "sites apart"),
         ("schedule.injections=[{days=[1.0], cells=1.0, sites_mm=[[-11.9, 9.9]], sigma_mm=1.0}]", "nearest tissue"),
         ("numerics.precision='float64'", "jax_enable_x64"),
@@ -382,7 +387,7 @@ def test_an_image_without_tumour_in_the_tissue_is_refused(tmp_path):
 
 def test_the_advised_sigma_is_enough_away_from_walls():
     text = TINY.replace('"head"', '"box"')
-    dose = "schedule.injections=[{{days=[1.0], cells=1e6, sites_mm=[[0.0, 0.0]], sigma_mm={}}}]"
+    dose = "schedule.injections=[{{days=[1.0], cells=1e6, sites_mm=[[0.0, 0.0]], sigma_mm={}, retained_fraction=1}}]"
     with pytest.raises(ConfigError) as caught:
         experiment_of([dose.format(1.0)], text)
     advice = float(str(caught.value).split("sigma_mm of at least ")[1].split(",")[0])

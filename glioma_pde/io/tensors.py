@@ -70,9 +70,9 @@ def tensors_from_nifti(
 def _sample(values: np.ndarray, affine: np.ndarray, grid: Grid, cells: np.ndarray) -> np.ndarray:
     """Means of ``values`` ``(x, y, z, count)`` over some cells of the grid, ``(cells, count)``; NaN where there is none."""
     valid = np.isfinite(values).all(axis=-1) & values.any(axis=-1)
-    finest = np.linalg.norm(affine[:3, :3], axis=0).min()
-    counts = [max(1, math.ceil(h / finest - 1e-6)) for h in grid.spacing_mm]
     to_voxels = np.linalg.inv(affine) @ grid.matrix
+    # as many parts of a cell along each of its axes as it spans voxels
+    counts = [max(1, math.ceil(span - 1e-4)) for span in np.abs(to_voxels[:3, :3]).max(axis=0)]
     total, weight = np.zeros((len(cells), values.shape[-1])), np.zeros(len(cells))
     for part in itertools.product(*map(range, counts)):
         place = cells + (np.asarray(part) + 0.5) / counts - 0.5
