@@ -111,10 +111,11 @@ class Schedule(Section):
         return [(f"injections[{i}]", max(day for day, _ in one.arrivals())) for i, one in enumerate(self.injections)]
 
     def places(self):
+        # only sites that are stated: those known for an atlas need not lie in another anatomy
         return [
             (f"injections[{i}].sites_mm[{k}]", site)
             for i, one in enumerate(self.injections)
-            for k, site in enumerate(one.sites())
+            for k, site in enumerate(getattr(one, "sites_mm", None) or [])
         ]
 
     def rows(self):
