@@ -118,7 +118,7 @@ def check_shape(name: str, values: np.ndarray, grid: Grid) -> None:
         raise GliomaError(f"The {name} map has shape {values.shape}, the grid {grid.shape}; they must agree.")
 
 
-def _at(bad: np.ndarray, grid: Grid) -> str:
+def where(bad: np.ndarray, grid: Grid) -> str:
     """Where the first bad cell is, in words."""
     cell = np.unravel_index(int(np.argmax(bad)), bad.shape)
     if grid.geometry == "radial":
@@ -132,7 +132,7 @@ def check_finite(name: str, values: np.ndarray, grid: Grid) -> None:
     """Raise a ``GliomaError`` that says where ``values`` is NaN or infinite."""
     if not (np.isfinite(values.min()) and np.isfinite(values.max())):  # no temporary in the good case
         bad = ~np.isfinite(values)
-        raise GliomaError(f"The {name} map is not finite in {bad.sum()} cells, first at {_at(bad, grid)}.")
+        raise GliomaError(f"The {name} map is not finite in {bad.sum()} cells, first at {where(bad, grid)}.")
 
 
 def check_range(name: str, values: np.ndarray, grid: Grid, tolerance: float) -> None:
@@ -142,11 +142,11 @@ def check_range(name: str, values: np.ndarray, grid: Grid, tolerance: float) -> 
         bad = values < 0
         raise GliomaError(
             f"The {name} map is negative in {bad.sum()} cells, first {values[bad][0]:.4g} "
-            f"at {_at(bad, grid)}; fractions lie between 0 and 1."
+            f"at {where(bad, grid)}; fractions lie between 0 and 1."
         )
     if values.max() > 1 + tolerance:
         bad = values > 1 + tolerance
         raise GliomaError(
-            f"{name} exceeds 1 in {bad.sum()} cells, first {values[bad][0]:.4g} at {_at(bad, grid)}; "
+            f"{name} exceeds 1 in {bad.sum()} cells, first {values[bad][0]:.4g} at {where(bad, grid)}; "
             "fractions add up to at most 1 (divide percentages by 100, bytes by 255)."
         )

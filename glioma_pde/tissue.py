@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import equinox as eqx
@@ -31,6 +32,7 @@ from glioma_pde._maps import (
 from glioma_pde._phantom import phantom_maps
 from glioma_pde.errors import GliomaError
 from glioma_pde.grid import Grid, as_affine
+from glioma_pde.tensors import Tensors, unit_tensors
 
 __all__ = ["Tissue", "connected_component", "wall_of"]
 
@@ -54,6 +56,7 @@ class Tissue(eqx.Module):
         full_grid: the grid this tissue was cropped from, ``None`` if it was not.
         window_start: index in ``full_grid`` of this grid's first cell.
         mask_threshold: the mask is ``white + grey ≥ mask_threshold``; ``None``: it was given.
+        tensors: directions of migration, see `with_tensors`.
     """
 
     grid: Grid = eqx.field(static=True)
@@ -68,6 +71,7 @@ class Tissue(eqx.Module):
     full_grid: Grid | None = eqx.field(static=True, default=None)
     window_start: tuple[int, ...] | None = eqx.field(static=True, default=None)
     mask_threshold: float | None = eqx.field(static=True, default=None)
+    tensors: Tensors | None = None
 
     # -- constructors -----------------------------------------------------------------------
 
@@ -165,7 +169,7 @@ class Tissue(eqx.Module):
     @classmethod
     def phantom(
         cls,
-        kind: Literal["box", "sphere", "head", "slab"] = "box",
+        kind: Literal["box", "sphere", "head", "slab", "bundle"] = "box",
         shape: tuple[int, ...] = (64, 64, 64),
         spacing_mm: float | tuple[float, ...] = 1.0,
         *,
@@ -180,7 +184,9 @@ class Tissue(eqx.Module):
         within ``radius_mm`` of the middle (default: one cell short of the walls), nothing outside.
         ``slab``: grey matter, with ``white_fraction`` of white in the lower half of the first axis.
         ``head`` (2-D, 3-D): an ellipsoidal brain with a white core, a grey cortex, two ventricles
-        and a film of CSF around it; smooth fractions that do not depend on the grid.
+        and a film of CSF around it; smooth fractions that do not depend on the grid. ``bundle``
+        (2-D, 3-D): grey matter with a bundle of fibres of ``radius_mm`` (default: 0.15 of the least
+        half-width) in a half circle from side to side through the middle, and tensors along them.
 
         Raises:
             GliomaError: unknown kind, or sizes that leave no tissue.
@@ -189,7 +195,10 @@ class Tissue(eqx.Module):
             grid = Grid.cartesian(shape, spacing_mm, origin_mm)
         except (ValueError, TypeError) as error:
             raise GliomaError(f"The phantom's grid is not possible: {error}") from None
-        return cls.from_arrays(**phantom_maps(kind, grid, white_fraction, radius_mm), grid=grid, dtype=dtype)
+        maps = phantom_maps(kind, grid, white_fraction, radius_mm)
+        tensors = maps.pop("tensors", None)
+        tissue = cls.from_arrays(**maps, grid=grid, dtype=dtype)
+        return tissue if tensors is None else tissue.with_tensors(tensors)
 
     # -- parts of it ------------------------------------------------------------------------
 
@@ -217,6 +226,7 @@ class Tissue(eqx.Module):
             full_grid=self.full_grid or self.grid,
             window_start=tuple(a + b for a, b in zip(first, start, strict=True)),
             mask_threshold=self.mask_threshold,
+            tensors=None if self.tensors is None else self.tensors.crop(cut),
         )
 
     def crop_to_mask(self, margin_cells: int = 1) -> Tissue:
@@ -318,7 +328,7 @@ class Tissue(eqx.Module):
 
         threshold = self.mask_threshold
         ventricle, cavity = mean(self.ventricle), mean(self.cavity)
-        return Tissue.from_arrays(
+        result = Tissue.from_arrays(
             mean(self.white),
             mean(self.grey),
             mean(self.csf),
@@ -331,6 +341,31 @@ class Tissue(eqx.Module):
             cavity=None if cavity is None else cavity >= 0.5,
             tolerance=2e-2,
         )
+        if self.tensors is None:
+            return result
+        return replace(result, tensors=self.tensors.averaged(mean, self.mask, result.grid))
+
+    def with_tensors(
+        self,
+        tensors,
+        order: Literal["fsl", "dipy", "mrtrix"] | None = None,
+        axes: Literal["voxel", "fsl", "world"] = "voxel",
+        *,
+        scaling: float = 1.0,
+        largest_ratio: float = 10.0,
+        repair: bool = False,
+    ) -> Tissue:
+        """The same tissue with tensors that direct migration; only their shape counts, not their size.
+
+        Args: as for `tensors.unit_tensors`.
+
+        Raises:
+            GliomaError: wrong shape or order, or tensors of the mask that are missing, not symmetric,
+                not positive definite or too strong.
+        """
+        inside = np.asarray(self.mask)
+        unit = unit_tensors(tensors, self.grid, inside, order, axes, scaling, largest_ratio, repair)
+        return replace(self, tensors=Tensors.of(unit.astype(self.white.dtype), self.grid))
 
     def map_of(self, name: str) -> Array:
         """A map by its name; flags that are all down where this anatomy has none."""

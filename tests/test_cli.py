@@ -67,12 +67,17 @@ def fails(capsys, code: int, *argv) -> str:
     return shown.err
 
 
+def test_the_label_of_a_single_arm_is_said_once(source, tmp_path, capsys):
+    assert main(["run", str(source), "--arm", "untreated", "--out", str(tmp_path), "--no-figures"]) == 0
+    assert capsys.readouterr().out.count("nothing given") == 1
+
+
 # -- run ------------------------------------------------------------------------------------------
 
 
 def test_run_writes_one_file_for_each_arm_and_nothing_else(ran):
     _, out = ran
-    assert {p.name for p in out.iterdir()} == {"untreated.h5", "treated.h5"}
+    assert {p.name for p in out.iterdir()} == {"untreated.h5", "treated.h5", "outcomes.csv"}
     with RunFile(out / "untreated.h5") as file:
         assert file.attrs["status"] == "finished"
         assert list(file.fields) == ["tumour"]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from forked import Done, Server, serving
 
-from glioma_pde.build import _days, build
+from glioma_pde.build import build, days_of
 from glioma_pde.cli import main
 from glioma_pde.config import loads
 from glioma_pde.config.size import estimate
@@ -313,7 +313,7 @@ def test_the_estimate_counts_what_is_built(sets):
     arm = loads(RADIAL, "ball.toml", sets).arms[0]
     experiment = build(arm)
     assert estimate(arm) == output_size(experiment)
-    assert len(_days(arm)[0]) == len(experiment.days)
+    assert len(days_of(arm)[0]) == len(experiment.days)
 
 
 def test_the_estimate_bounds_what_is_written(whole):

@@ -15,12 +15,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up; a module may import from its own line and from the lines before it. "biology.*" stands for every
 # module of that folder which no other line names.
 LAYERS = [
-    {"glioma_pde", "errors", "parameters", "parameters.*"},
+    {"glioma_pde", "errors", "_atlas", "parameters", "parameters.*"},
     {"grid"},
-    {"_maps", "_phantom"},
+    {"_maps", "_phantom", "_selling"},
+    {"tensors"},
     {"tissue"},
     {"numerics.diffusion", "numerics.lattice", "numerics.stepping", "numerics"},
-    {"numerics.elliptic", "numerics.taxis"},
+    {"numerics.elliptic", "numerics.links", "numerics.taxis"},
     {"biology", "biology.base", "biology.kinetics", "biology.laws"},
     {"biology.*"},
     {"routes"},
@@ -28,6 +29,8 @@ LAYERS = [
     {"model"},
     {"schedule", "observe"},
     {"solve", "window"},
+    {"control"},
+    {"response", "risk"},
     {"outcome"},
     {"config.base"},
     {"config.*"},
@@ -35,15 +38,16 @@ LAYERS = [
     {"config.rules", "config.messages", "config.size"},
     {"config.loading"},
     {"config"},
-    {"io", "io._files", "io._layout", "io._reader", "io.hdf5", "io.checkpoint", "io.nifti", "io.atlas", "io.export"},
+    {"io", "io._files", "io._layout", "io._reader", "io.hdf5", "io.checkpoint", "io.nifti", "io.tensors", "io.atlas", "io.export"},
     {"assemble"},
     {"build"},
     {"manifest"},
     {"run"},
+    {"compare"},
     {"table", "repeat"},
     {
         "plot", "plot._data", "plot._style", "plot._panels", "plot._curves", "plot._slices", "plot._movie",
-        "plot._outcome",
+        "plot._outcome", "plot._compare",
     },
     {"signals"},
     {"cli"},
@@ -69,7 +73,8 @@ def levels() -> dict[str, int]:
 LEVEL = levels()
 
 CORE = {
-    "grid", "tissue", "_maps", "_phantom", "routes", "delivery", "model", "schedule", "solve", "observe", "window",
+    "grid", "tissue", "tensors", "_maps", "_phantom", "_selling", "routes", "delivery", "model", "schedule", "solve", "observe",
+    "window", "control",
     *(n for n in LEVEL if n.split(".")[0] in ("numerics", "biology")),
 }  # fmt: skip
 OUTSIDE = {

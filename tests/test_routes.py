@@ -112,7 +112,7 @@ def test_layers_lie_where_they_should_and_have_their_thickness():
         level = g[(away > 6.3) & (away < 6.0 + thickness - 0.5)]
         np.testing.assert_allclose(level, level[0], rtol=1e-12)
         area = np.pi * ((6.0 + thickness) ** 2 - 36.0)
-        assert 1 / level[0] == pytest.approx(area, rel=0.05)
+        assert 1 / level[0] == pytest.approx(area, rel=0.15 * 0.5 / thickness)  # whole cells of 0.5 mm
     # thinner than a cell: the cells at the wall, and no others
     wall = Tissue.from_arrays(ones, 0 * ones, grid=grid, mask=away >= 6.0, ventricle=away < 6.0)
     g = np.asarray(footprint(Intraventricular(jnp.asarray(0.2)), wall, nothing, jnp.float64))
@@ -135,7 +135,7 @@ def test_cells_from_the_blood_leave_it_in_proportion_to_the_leakiness():
     with pytest.raises(ValueError, match=r"CarrierDoses need \['vessel_leakiness'\]"):
         bare.start(x, (doses,))
     assumed = CarrierDoses.along(Intravenous("tumour_cells"), [1.0], 1e6, 0.02)
-    s = np.asarray(bare.happen(assumed, jnp.asarray(0), bare.start(x, (assumed,)), None).x["carriers"])
+    s = np.asarray(bare.happen(assumed, jnp.asarray(0), bare.start(x, (assumed,)), bare.prepare()).x["carriers"])
     np.testing.assert_allclose(s / s.sum(), np.asarray(u / jnp.sum(u)), rtol=1e-12)
     with pytest.raises(ValueError, match=r"CarrierDoses need \['ventricle_wall'\]"):
         bare.start(x, (CarrierDoses.along(Intraventricular(), [1.0], 1.0),))
@@ -290,7 +290,7 @@ def test_routes_from_a_configuration_to_the_file_and_again(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("days = [2.0, 1.5]", "days = [2.0]", "schedule.injections[0]: cells has 2 values for 1 days"),
+        ("days = [2.0, 1.5]", "days = [2.0]", "schedule.injections[0]: cells lists 2 amounts for 1 times"),
         ("cells = [1e5, 2e5]", "cells = [1e5, -2.0]", "schedule.injections[0].cells[1]: should be greater than or"),
         ("cells = [1e5, 2e5]", "cells = -2.0", "schedule.injections[0].cells: should be greater than or equal to 0"),
         ("[[4.0, 4.0]]\nsigma_mm = 1.5", "[[4.0, 4.0]]", "schedule.injections[0].sigma_mm: is missing"),

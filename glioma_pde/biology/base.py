@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..grid import Grid
-from ..numerics.diffusion import Faces
+from ..numerics.diffusion import Faces, Links
 from ..tissue import Tissue
 
 DENSEST = 2.0
@@ -36,8 +36,10 @@ class FieldSpec(NamedTuple):
 
     Attributes:
         role: of a transported field. Fields in the role `TUMOUR` move and grow as the tumour does, die of every
-            hazard, and together are what a scan shows and the burden counts. Substances take no room.
+            hazard, and together are what a scan shows and the burden counts. Substances (and what else is no cell) take
+            no room.
         everywhere: not confined to where cells are, so that nothing less than the whole tissue can be computed.
+        stored: worth keeping in the run file; said of quasi-steady fields.
     """
 
     name: str
@@ -45,6 +47,7 @@ class FieldSpec(NamedTuple):
     long_name: str
     role: str = CELLS
     everywhere: bool = False
+    stored: bool = True
 
 
 class Observable(NamedTuple):
@@ -93,7 +96,7 @@ class Flux(NamedTuple):
     """
 
     field: str
-    g: Faces | None = None
+    g: Faces | Links | None = None
     velocity: Faces | None = None
     factor: Faces | None = None
     occupied: Array | None = None
@@ -145,6 +148,10 @@ class Module(eqx.Module):
         """Times [day] at which its rates are not smooth: steps end there."""
         return ()
 
+    def range_mm(self) -> Array | float:
+        """Distance [mm] from its source over which a concentration that it computes falls by 1/e; 0 without one."""
+        return 0.0
+
     def prepare(self, tissue: Tissue) -> Any:
         """Everything that depends on the anatomy only (conductances); computed once."""
         return None
@@ -167,6 +174,10 @@ class Module(eqx.Module):
     def sensitivity(self, drug: bool) -> Array | float:
         """Sensitivity of its own tumour fields to hazards, of drugs or other ones."""
         return 1.0
+
+    def radiosensitivity(self, alpha_per_gy: Any, beta_per_gy2: Any) -> dict[str, tuple[Any, Any]]:
+        """α [1/Gy] and β [1/Gy²] of its own fields of cells, given those of the tumour; others are spared."""
+        return {f.name: (alpha_per_gy, beta_per_gy2) for f in self.fields if f.role == TUMOUR}
 
     def fluxes(self, x: Fields, q: Quantities, at: Context) -> tuple[Flux, ...]:
         return ()

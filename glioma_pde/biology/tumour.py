@@ -1,8 +1,11 @@
 """Tumour cells: invasion and growth.
 
-∂t u = ∇·(D_u(x)∇u) + ρ g(N) u,   D_u = D_w p_white + D_g p_grey   (harmonic means on faces)
+∂t u = ∇·(D_u(x)∇u) + ρ f g(N) u,   D_u = D_w p_white + D_g p_grey   (harmonic means on faces)
 
-and the same for every other tumour field that a module adds (resistant cells).
+or ∇·(D_u(x) T(x)∇u) with the tissue's tensors T (see `numerics.links`),
+
+and the same for every other tumour field that a module adds (resistant cells). f is 1, or the shared quantity
+``growth_factor`` of a module that has a say in it (oxygen).
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 
-from ..numerics.diffusion import Faces, conductances, outflow_rate
+from ..numerics.diffusion import Faces, Links, conductances, outflow_rate
+from ..numerics.links import links
 from ..parameters import default
 from ..tissue import Tissue
 from .base import TUMOUR, Context, Fields, FieldSpec, Flux, Module, Quantities, Transfer
@@ -26,6 +30,7 @@ class Tumour(Module):
 
     Attributes:
         diffusivity_map: D_u(x) [mm²/day] in place of the white/grey rule, shape of the grid.
+        anisotropy: α in T = (1 - α) 1 + α (the tissue's tensors), 0 to 1; ``None``: isotropic.
     """
 
     name: ClassVar[str] = "tumour"
@@ -35,20 +40,27 @@ class Tumour(Module):
     diffusivity_grey_mm2_per_day: Array | float = default("tumour.diffusivity_grey_mm2_per_day")
     proliferation_per_day: Array | float = default("tumour.proliferation_per_day")
     diffusivity_map: Array | None = None
+    anisotropy: Array | float | None = None
     growth: Growth = Logistic()
     one_sided_growth: bool = eqx.field(static=True, default=False)
 
     def occupies(self):
         return {"tumour": 1.0}
 
-    def prepare(self, tissue: Tissue) -> Faces:
-        return face_conductances(
-            tissue, self.diffusivity_map, self.diffusivity_white_mm2_per_day, self.diffusivity_grey_mm2_per_day
+    def prepare(self, tissue: Tissue) -> Faces | Links:
+        return motility(
+            tissue,
+            self.diffusivity_map,
+            self.diffusivity_white_mm2_per_day,
+            self.diffusivity_grey_mm2_per_day,
+            self.anisotropy,
         )
 
     def transfers(self, x: Fields, q: Quantities, at: Context):
-        g = self.growth.factor(q["crowding"], at.capacity, self.one_sided_growth)
-        return tuple(Transfer(f"{n}_growth", None, n, self.proliferation_per_day * g * x[n]) for n in at.tumour)
+        rate = self.proliferation_per_day * self.growth.factor(q["crowding"], at.capacity, self.one_sided_growth)
+        if "growth_factor" in q:
+            rate = rate * q["growth_factor"]
+        return tuple(Transfer(f"{n}_growth", None, n, rate * x[n]) for n in at.tumour)
 
     def fluxes(self, x: Fields, q: Quantities, at: Context):
         return tuple(Flux(name, g=at.medium) for name in at.tumour)
@@ -56,11 +68,14 @@ class Tumour(Module):
     def loss_bound(self, at: Context, limits: Mapping[str, Array]):
         # ρ |g| ≤ ρ ln K for Gompertz; a step is monotone in u, which keeps u ≤ 1, while dt ρ ≤ 1
         steepest = 1.0 if isinstance(self.growth, Logistic) else jnp.maximum(jnp.log(at.capacity), 1.0)
-        bound = (outflow_rate(at.grid, at.medium), self.proliferation_per_day * steepest)
+        fastest = self.proliferation_per_day * limits.get("growth_factor", 1.0)
+        bound = (outflow_rate(at.grid, at.medium), fastest * steepest)
         return dict.fromkeys(at.tumour, bound)
 
 
-def face_conductances(tissue: Tissue, map_: Array | None, white, grey) -> Faces:
-    """Conductances from a diffusivity map, or from white- and grey-matter values [mm²/day]."""
+def motility(tissue: Tissue, map_: Array | None, white, grey, anisotropy=None) -> Faces | Links:
+    """Conductances from a diffusivity map, or from white- and grey-matter values [mm²/day], and along the tensors."""
     d = tissue.diffusivity(white, grey) if map_ is None else map_
-    return conductances(tissue.grid, tissue.face_average(d))
+    if anisotropy is None:
+        return conductances(tissue.grid, tissue.face_average(d))
+    return links(tissue, d, anisotropy)

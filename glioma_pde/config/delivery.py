@@ -4,42 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from ..parameters.delivery import OLFACTORY_MM
-from .base import NonNegative, Point, Positive, Repeated, Section, parameters
+from .base import Amounts, Point, Positive, Repeated, Section, parameters
 
-
-def _number_or_list(value: Any) -> str:
-    return "list" if isinstance(value, list | tuple) else "number"
-
-
-Cells = Annotated[
-    Annotated[NonNegative, Tag("number")] | Annotated[list[NonNegative], Tag("list")], Discriminator(_number_or_list)
-]
 Sites = Annotated[list[Point], Field(min_length=1, max_length=1000)]
 
 
 class Doses(Repeated):
     """Doses of carriers on some days: ``cells`` each time, or one number for each day."""
 
-    cells: Cells
+    amounts = ("cells",)
 
-    @model_validator(mode="after")
-    def _matching(self):
-        if isinstance(self.cells, list) and len(self.cells) != len(self._when_given()):
-            raise ValueError(f"cells has {len(self.cells)} values for {len(self._when_given())} days")
-        return self
-
-    def _when_given(self) -> list[float]:
-        """The days in the order of the file."""
-        return self.all_days() if self.days is None else list(self.days)
+    cells: Amounts
 
     def arrivals(self) -> list[tuple[float, float]]:
         """(day in the brain, cells given), in order."""
-        days = self._when_given()
-        cells = self.cells if isinstance(self.cells, list) else [self.cells] * len(days)
-        return sorted(zip(days, cells, strict=True))
+        return self.each("cells")
 
     def sites(self) -> list[list[float]]:
         """Points of delivery [mm]; none where the anatomy decides."""
@@ -129,10 +111,11 @@ class Schedule(Section):
         return [(f"injections[{i}]", max(day for day, _ in one.arrivals())) for i, one in enumerate(self.injections)]
 
     def places(self):
+        # only sites that are stated: those known for an atlas need not lie in another anatomy
         return [
             (f"injections[{i}].sites_mm[{k}]", site)
             for i, one in enumerate(self.injections)
-            for k, site in enumerate(one.sites())
+            for k, site in enumerate(getattr(one, "sites_mm", None) or [])
         ]
 
     def rows(self):

@@ -11,8 +11,25 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
-from .base import Day, Fraction, Point, Positive, Section, columns, parameters, pick, with_kind
+from .anisotropy import Anisotropy
+from .base import (
+    Day,
+    Fraction,
+    Line,
+    Point,
+    Positive,
+    Section,
+    columns,
+    parameters,
+    pick,
+    with_kind,
+)
 from .delivery import Schedule
+from .environment import Necrosis, Oxygen, Vasculature
+from .immune import Immune
+from .malignancy import Malignancy
+from .radiotherapy import Radiotherapy
+from .trail import Trail
 from .treatments import Resistance, Surgery, Temozolomide
 
 # -- anatomy --------------------------------------------------------------------------------------
@@ -33,12 +50,12 @@ class AtlasTissue(Section):
 
 class NiftiTissue(Section):
     kind: Literal["nifti"]
-    white: str
-    grey: str
-    csf: str | None = None
-    mask: str | None = None
-    background: str | None = None
-    cavity: str | None = None
+    white: Line
+    grey: Line
+    csf: Line | None = None
+    mask: Line | None = None
+    background: Line | None = None
+    cavity: Line | None = None
     ventricle_seeds_mm: list[Annotated[list[float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
     scale: Positive = 1.0
     spacing_mm: Annotated[float, Field(ge=0.02, le=10)] | None = None
@@ -53,7 +70,7 @@ class NiftiTissue(Section):
 
 class PhantomTissue(Section):
     kind: Literal["phantom"]
-    geometry: Literal["box", "sphere", "slab", "head"] = "head"
+    geometry: Literal["box", "sphere", "slab", "head", "bundle"] = "head"
     shape: Annotated[list[Annotated[int, Field(ge=4, le=1024)]], Field(min_length=2, max_length=3)]
     spacing_mm: Positive = 1.0
     white_fraction: Fraction = 1.0
@@ -101,7 +118,7 @@ class NiftiInitial(Section):
     """Tumour density from an image in the space of the tissue."""
 
     kind: Literal["nifti"]
-    path: str
+    path: Line
 
 
 _Tumour = parameters("_Tumour", "tumour")
@@ -222,9 +239,14 @@ class Drug(parameters("_Drug", "drug")):  # type: ignore[misc]
 # -- time, output ---------------------------------------------------------------------------
 
 
+MOST_STEPS = 1e7
+"""Time steps of a run; their plan takes some hundred bytes for each."""
+
+
 class Time(Section):
     end_day: Annotated[float, Field(gt=0, le=1e5)]
     step_days: Annotated[float, Field(gt=0, le=100)] = 0.5
+    tolerance: Annotated[float, Field(ge=1e-12, le=0.1)] | None = None
     frame_every_days: Positive = 7.0
     frames_days: list[Day] = Field(default_factory=list)
     observe_every_days: Positive = 1.0
@@ -232,6 +254,8 @@ class Time(Section):
 
     @model_validator(mode="after")
     def _count(self):
+        if self.end_day / self.step_days > MOST_STEPS:
+            raise ValueError("more than 10⁷ time steps: lengthen step_days")
         if self.end_day / min(self.observe_every_days, self.frame_every_days) > 1e6:
             raise ValueError("more than 10⁶ observations: lengthen observe_every_days or frame_every_days")
         return self
@@ -263,10 +287,12 @@ class Outcome(Section):
     progression_cells: Positive = 3e9
     fatal_cells: Positive = 9e9
     compare_days: list[Day] = Field(default_factory=list)
+    scan_every_days: Annotated[float, Field(ge=1, le=1e4)] = 28.0
+    confirm_days: Annotated[float, Field(ge=0, le=1e4)] = 28.0
 
 
 class Output(Section):
-    directory: str | None = None
+    directory: Line | None = None
     xdmf: bool = False
     figures: bool = True
     animation: bool = True
@@ -282,9 +308,17 @@ SECTIONS: dict[str, Any] = {
     "attractant": TypeAdapter(Attractant),
     "prodrug": TypeAdapter(Prodrug),
     "drug": TypeAdapter(Drug),
+    "trail": TypeAdapter(Trail),
+    "immune": TypeAdapter(Immune),
+    "malignancy": TypeAdapter(Malignancy),
     "resistance": TypeAdapter(Resistance),
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
+    "radiotherapy": TypeAdapter(Radiotherapy),
+    "oxygen": TypeAdapter(Oxygen),
+    "necrosis": TypeAdapter(Necrosis),
+    "vasculature": TypeAdapter(Vasculature),
+    "anisotropy": TypeAdapter(Anisotropy),
     "schedule": TypeAdapter(Schedule),
     "time": TypeAdapter(Time),
     "numerics": TypeAdapter(Numerics),
@@ -308,6 +342,7 @@ class Config(BaseModel):
     title: str
     label: str = ""
     arm: str = "run"
+    preset: str | None = None
     capacity_cells_per_mm3: float = CAPACITY.default
     tissue: Any
     tumour: Any
@@ -315,9 +350,17 @@ class Config(BaseModel):
     attractant: Any = None
     prodrug: Any = None
     drug: Any = None
+    trail: Any = None
+    immune: Any = None
+    malignancy: Any = None
     resistance: Any = None
     temozolomide: Any = None
     surgery: Any = None
+    radiotherapy: Any = None
+    oxygen: Any = None
+    necrosis: Any = None
+    vasculature: Any = None
+    anisotropy: Any = None
     schedule: Any
     time: Any
     numerics: Any

@@ -47,16 +47,36 @@ def read_image(path: str | os.PathLike, max_voxels: int = MAX_VOXELS) -> tuple[n
             non-finite values, or does not say which way is left.
     """
     path = Path(path)
+    volumes, affine = read_volumes(path, 1, max_voxels)
+    data = volumes[..., 0]
+    if not (np.isfinite(data.min()) and np.isfinite(data.max())):
+        bad = ~np.isfinite(data)
+        first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), data.shape))
+        raise GliomaError(
+            f"{path} has {bad.sum()} values that are not finite, first at voxel {first}; replace them first."
+        )
+    return data, affine
+
+
+def read_volumes(path: str | os.PathLike, count: int, max_values: int = MAX_VOXELS) -> tuple[np.ndarray, np.ndarray]:
+    """Read the ``count`` values that a NIfTI file holds for each voxel, along its 4th or 5th axis.
+
+    Returns:
+        The data as of `read_image`, ``(x, y, z, count)``, finite or not; and the affine.
+
+    Raises:
+        GliomaError: as `read_image`, but for values that are not finite.
+    """
+    path = Path(path)
     if not path.is_file():
         raise GliomaError(f"There is no image file {path}; check the path.")
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise GliomaError(f"{path} is not a NIfTI file (.nii or .nii.gz); convert it first.")
     try:
-        image = _load(path, max_voxels)
+        image = _load(path, max_values, count)
         affine = _affine(image.header, path)
-        shape = image.shape[:3]
         with np.errstate(all="ignore"):  # what overflows float32 is reported below
-            data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+            data = np.asarray(image.dataobj, dtype=np.float32).reshape(*image.shape[:3], count)
     except (
         OSError,
         EOFError,
@@ -69,12 +89,6 @@ def read_image(path: str | os.PathLike, max_voxels: int = MAX_VOXELS) -> tuple[n
         MemoryError,
     ) as error:
         raise GliomaError(f"{path} cannot be read as NIfTI, it may be damaged or cut short: {error}") from None
-    if not (np.isfinite(data.min()) and np.isfinite(data.max())):
-        bad = ~np.isfinite(data)
-        first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), data.shape))
-        raise GliomaError(
-            f"{path} has {bad.sum()} values that are not finite, first at voxel {first}; replace them first."
-        )
     return data, affine
 
 
@@ -181,7 +195,7 @@ def tissue_from_nifti(
 # -- details --------------------------------------------------------------------------------
 
 
-def _load(path: Path, max_voxels: int):
+def _load(path: Path, max_values: int, count: int):
     """The image, with its header judged before its data is read, and the stream read to its end."""
     compressed = path.name.lower().endswith(".gz")
     with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
@@ -191,7 +205,7 @@ def _load(path: Path, max_voxels: int):
         if kind is None or len(head) < kind.header_class.template_dtype.itemsize:
             raise ImageFileError("it does not start with a NIfTI header")
         header = kind.header_class(head[: kind.header_class.template_dtype.itemsize])
-        _check_header(header, path, max_voxels)
+        _check_header(header, path, max_values, count)
         start = int(header.get_data_offset())
         length = start + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
         data = bytearray(head)
@@ -208,12 +222,15 @@ def _load(path: Path, max_voxels: int):
     return kind.from_bytes(bytes(data))
 
 
-def _check_header(header, path: Path, max_voxels: int) -> None:
+def _check_header(header, path: Path, max_values: int, count: int) -> None:
     shape = header.get_data_shape()
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
-        raise GliomaError(f"{path} has shape {shape}; a 3-D image is needed, so extract one volume first.")
-    if min(shape) < 1 or math.prod(shape) > max_voxels:
-        raise GliomaError(f"{path} has shape {shape}; between 1 and {max_voxels} voxels are possible.")
+    if len(shape) < 3 or [n for n in shape[3:] if n != 1] != [count] * (count > 1):
+        needed = "a 3-D image is needed, so extract one volume first"
+        if count > 1:
+            needed = f"an image with {count} values along its 4th or 5th axis is needed"
+        raise GliomaError(f"{path} has shape {shape}; {needed}.")
+    if min(shape) < 1 or math.prod(shape) > max_values:
+        raise GliomaError(f"{path} has shape {shape}; between 1 and {max_values} voxels are possible.")
     if header.get_data_dtype().kind not in "iufb":
         raise GliomaError(f"{path} holds {header.get_data_dtype()} values; convert it to real numbers.")
     offset = header.get_data_offset()
@@ -249,7 +266,7 @@ def _affine(header, path: Path) -> np.ndarray:
     if apart > 1e-2:
         warnings.warn(
             f"{path}: its sform and qform place voxels up to {apart:.3g} mm apart; the sform is used.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return sform
 

@@ -3,14 +3,17 @@
 Everything is written as elementwise work on zero-filled shifts, so that XLA fuses a whole stage into
 one pass, input sharding carries over, and a wall is nothing but a conductance of zero.
 
-`divergence` and `diffuse` are the signatures that another kernel (native, Pallas) has to fill.
+`divergence` and `diffuse` are the signatures that another kernel (native, Pallas) has to fill. Diffusion takes `Faces`
+or, for full tensors, `Links`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -24,12 +27,35 @@ T = TypeVar("T")
 Faces = tuple[Array, ...]
 """One array per axis, each of the shape of a field; entry i is the face between cells i-1 and i."""
 
+Offsets = tuple[tuple[int, ...], ...]
+"""Differences of cell indices, each once and not also with the opposite sign."""
+
+
+class Links(eqx.Module):
+    """Conductances of links between cells that need not share a face [1/day].
+
+    Attributes:
+        offsets: e of every link.
+        g: one array per offset, of the shape of a field; entry x is the link between the cells x - e and x.
+    """
+
+    offsets: Offsets = eqx.field(static=True)
+    g: tuple[Array, ...]
+
 
 def shift(f: Array, axis: int, by: int) -> Array:
     """``result[i] = f[i - by]`` along ``axis``; zeros enter from outside."""
-    config = [(0, 0, 0)] * f.ndim
-    config[axis] = (by, -by, 0)
-    return lax.pad(f, jnp.zeros((), f.dtype), config)
+    return shift_by(f, tuple(by if k == axis % f.ndim else 0 for k in range(f.ndim)))
+
+
+def shift_by(f: Array, offset: Sequence[int]) -> Array:
+    """``result[x] = f[x - offset]``; zeros enter from outside."""
+    return lax.pad(f, jnp.zeros((), f.dtype), [(by, -by, 0) for by in offset])
+
+
+def along_axes(ndim: int) -> Offsets:
+    """The offsets between cells that share a face."""
+    return tuple(tuple(int(j == k) for j in range(ndim)) for k in range(ndim))
 
 
 def materialise(tree: T) -> T:
@@ -107,20 +133,30 @@ def divergence(grid: Grid, inflow: Sequence[Array]) -> Array:
     return _per_volume(grid, net)
 
 
-def diffuse(grid: Grid, u: Array, g: Faces) -> Array:
-    """∇·(D∇u) by finite volumes [density/day]; ``g`` from `conductances`. Sums to zero over the grid."""
+def diffuse(grid: Grid, u: Array, g: Faces | Links) -> Array:
+    """∇·(D∇u) by finite volumes [density/day]; ``g`` from `conductances` or `links`. Sums to zero over the grid."""
     return _per_volume(grid, net_diffusion(u, g))
 
 
-def net_diffusion(u: Array, g: Faces) -> Array:
+def net_diffusion(u: Array, g: Faces | Links) -> Array:
     """`diffuse` times the relative cell volume: a symmetric operator on the cells."""
-    return _net_diffusion.bind(u, *g)
+    offsets, values = _parts(g)
+    return _net_diffusion.bind(u, *values, offsets=offsets)
 
 
-def _in_xla(u: Array, *g: Array) -> Array:
+def _parts(g: Faces | Links) -> tuple[Offsets, Faces]:
+    return (g.offsets, g.g) if isinstance(g, Links) else (along_axes(len(g)), g)
+
+
+def _opposite(offset: Sequence[int]) -> tuple[int, ...]:
+    return tuple(-by for by in offset)
+
+
+def _in_xla(u: Array, *g: Array, offsets: Offsets) -> Array:
     net = None
-    for axis, ga in enumerate(g):
-        term = ga * (shift(u, axis, 1) - u) + shift(ga, axis, -1) * (shift(u, axis, -1) - u)
+    for e, ga in zip(offsets, g, strict=True):
+        back = _opposite(e)
+        term = ga * (shift_by(u, e) - u) + shift_by(ga, back) * (shift_by(u, back) - u)
         net = term if net is None else net + term
     assert net is not None
     return net
@@ -129,37 +165,39 @@ def _in_xla(u: Array, *g: Array) -> Array:
 # A primitive of its own: linear in u and in g, and its own adjoint in u, so a reverse pass runs the same kernel
 # where transposed shifts would cost several. Another kernel is another lowering.
 _net_diffusion = Primitive("net_diffusion")
-_net_diffusion.def_impl(jax.jit(_in_xla))
-_net_diffusion.def_abstract_eval(lambda u, *g: u)
+_net_diffusion.def_impl(jax.jit(_in_xla, static_argnames="offsets"))
+_net_diffusion.def_abstract_eval(lambda u, *g, offsets: u)
 mlir.register_lowering(_net_diffusion, mlir.lower_fun(_in_xla, multiple_results=False))
 
 
-def _jvp(primals, tangents):
+def _jvp(primals, tangents, offsets):
     u, *g = primals
     du, *dg = tangents
-    out = _net_diffusion.bind(u, *g)
+    net = partial(_net_diffusion.bind, offsets=offsets)
+    out = net(u, *g)
     terms = []
     if type(du) is not ad.Zero:
-        terms.append(_net_diffusion.bind(du, *g))
+        terms.append(net(du, *g))
     if any(type(d) is not ad.Zero for d in dg):
-        terms.append(_net_diffusion.bind(u, *map(ad.instantiate_zeros, dg)))
+        terms.append(net(u, *map(ad.instantiate_zeros, dg)))
     return out, sum(terms[1:], terms[0])
 
 
-def _transpose(ct, u, *g):
+def _transpose(ct, u, *g, offsets):
     if type(ct) is ad.Zero:
         return (None,) * (1 + len(g))
     if ad.is_undefined_primal(u):
-        return (_net_diffusion.bind(ct, *g), *(None for _ in g))
-    # a face's conductance moves content from the denser of its cells to the other
-    by_face = [
-        (shift(u, k, 1) - u) * (ct - shift(ct, k, 1)) if ad.is_undefined_primal(ga) else None for k, ga in enumerate(g)
+        return (_net_diffusion.bind(ct, *g, offsets=offsets), *(None for _ in g))
+    # a link's conductance moves content from the denser of its cells to the other
+    by_link = [
+        (shift_by(u, e) - u) * (ct - shift_by(ct, e)) if ad.is_undefined_primal(ga) else None
+        for e, ga in zip(offsets, g, strict=True)
     ]
-    return (None, *by_face)
+    return (None, *by_link)
 
 
-def _batch(operands, dims):
-    return jax.vmap(_in_xla, in_axes=dims)(*operands), 0
+def _batch(operands, dims, offsets):
+    return jax.vmap(partial(_in_xla, offsets=offsets), in_axes=dims)(*operands), 0
 
 
 ad.primitive_jvps[_net_diffusion] = _jvp
@@ -167,15 +205,17 @@ ad.primitive_transposes[_net_diffusion] = _transpose
 batching.primitive_batchers[_net_diffusion] = _batch
 
 
-def row_sum(g: Faces) -> Array:
+def row_sum(g: Faces | Links) -> Array:
     """Sum of the conductances around each cell [1/day], relative to the reference volume."""
-    total = g[0] + shift(g[0], 0, -1)
-    for axis in range(1, len(g)):
-        total = total + g[axis] + shift(g[axis], axis, -1)
+    total = None
+    for e, ga in zip(*_parts(g), strict=True):
+        total = ga if total is None else total + ga
+        total = total + shift_by(ga, _opposite(e))
+    assert total is not None
     return total
 
 
-def outflow_rate(grid: Grid, g: Faces) -> Array:
+def outflow_rate(grid: Grid, g: Faces | Links) -> Array:
     """The fastest rate at which diffusion empties any cell [1/day]: max Σ g / V."""
     return jnp.max(_per_volume(grid, row_sum(g)))
 

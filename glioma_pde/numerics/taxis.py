@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ..grid import Grid
+from ..tensors import component
 from .diffusion import Faces, divergence, materialise, outflow_rate, shift
 
 
@@ -79,6 +80,34 @@ def gradient_magnitude2(gradients: Faces) -> Faces:
                 total = total + at_face * at_face
         out.append(total)
     return tuple(out)
+
+
+def guided(gradients: Faces, tensor: Array) -> tuple[Faces, Faces]:
+    """T∇f at the faces: its component along each axis, and |T∇f|².
+
+    Args:
+        gradients: ∇f from `gradient`; transverse parts are averaged from the four nearest faces.
+        tensor: components of T, lower triangle by rows, ``(n(n + 1)/2, *shape)``.
+    """
+    centred = materialise([0.5 * (g + shift(g, axis, -1)) for axis, g in enumerate(gradients)])
+    n = len(gradients)
+    along, squares = [], []
+    for axis, own in enumerate(gradients):
+        slope = [own if j == axis else 0.5 * (c + shift(c, axis, 1)) for j, c in enumerate(centred)]
+        at_face = [0.5 * (t + shift(t, axis, 1)) for t in tensor]
+        vector = []
+        for i in range(n):
+            terms = [at_face[component(i, j)] * slope[j] for j in range(n)]
+            vector.append(sum(terms[1:], terms[0]))
+        along.append(vector[axis])
+        squares.append(sum((v * v for i, v in enumerate(vector) if i != axis), vector[axis] * vector[axis]))
+    return tuple(along), tuple(squares)
+
+
+def stretch(tensor: Array, n: int) -> Array:
+    """The most by which T multiplies the largest component of a vector: max Σ_j |T_ij|."""
+    rows = [sum(jnp.abs(tensor[component(i, j)]) for j in range(n)) for i in range(n)]
+    return jnp.max(jnp.stack([jnp.max(row) for row in rows]))
 
 
 def advect(grid: Grid, s: Array, velocity: Faces, factor: Faces, occupied: Array | None = None) -> Array:

@@ -7,12 +7,20 @@ no source was found.
 
 from __future__ import annotations
 
+from .anisotropy import ANISOTROPY
 from .base import Parameter
 from .core import CORE
 from .delivery import DELIVERY
+from .environment import ENVIRONMENT
+from .immune import IMMUNE
+from .malignancy import MALIGNANCY
+from .radiotherapy import RADIOTHERAPY
+from .trail import TRAIL
 from .treatments import TREATMENTS
 
-PARAMETERS: dict[str, Parameter] = CORE | DELIVERY | TREATMENTS
+PARAMETERS: dict[str, Parameter] = (
+    CORE | DELIVERY | TREATMENTS | RADIOTHERAPY | TRAIL | IMMUNE | MALIGNANCY | ENVIRONMENT | ANISOTROPY
+)
 """In the order of the README's table."""
 
 

@@ -311,14 +311,14 @@ def opened(sources: Sequence[Source]) -> Iterator[list[Arm]]:
 
 
 def names_of(arms: Sequence[Arm]) -> list[str]:
-    """A name for each arm, with as much of its path as it takes to tell it from the others."""
+    """A name for each arm, with as much of its path as it takes to tell it from the others; then with its number."""
     names = [arm.name for arm in arms]
-    for addition in (lambda path: path.stem, lambda path: f"{path.parent.name}/{path.stem}", str):
+    for addition in (lambda path: path.stem, lambda path: f"{path.parent.name}/{path.stem}"):
         names = [
             name if names.count(name) == 1 else f"{arm.name} ({addition(arm.path)})"
             for name, arm in zip(names, arms, strict=True)
         ]
-    return names
+    return [name if names.count(name) == 1 else f"{name} {1 + names[:k].count(name)}" for k, name in enumerate(names)]
 
 
 def reference_of(arms: Sequence[Arm]) -> Arm | None:
