@@ -323,6 +323,24 @@ def test_wrong_doses_are_told_in_one_sentence(old, new, message):
     assert message in error.value.problems[0]
 
 
+def test_a_window_without_the_olfactory_site_is_refused():
+    rest = TEXT.partition("[tumour]")[2]
+    text = "[tumour]" + rest.partition("[surgery]")[0].replace("[5.0, 3.0]", "[30.0, 10.0, 30.0]")
+    text += '[[schedule.injections]]\nroute = "intranasal"\ndays = [0.0]\ncells = 1e6\n'
+
+    def within(half_width_mm):
+        window = f"{{ centre_mm = [30.0, 10.0, 30.0], half_width_mm = {half_width_mm} }}"
+        return loads(f'[tissue]\nkind = "mni152"\nwindow = {window}\n{text}')
+
+    assert within(60).arms[0].schedule.injections[0].sites_mm is None
+    with pytest.raises(ConfigError) as error:
+        within(40)
+    assert error.value.problems == [
+        "schedule.injections[0]: the olfactory site at [-5.0, 36.0, -24.0] mm lies outside tissue.window; "
+        "enlarge it, or set sites_mm"
+    ]
+
+
 def test_doses_that_do_not_fit_are_told_with_what_helps():
     many = TEXT.replace("cells = 1e5", "cells = 1e8", 1).replace("cells = 3e5", "cells = 1e9", 1)
     with jax.enable_x64(False), pytest.raises(ConfigError) as error:

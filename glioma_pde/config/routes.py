@@ -52,7 +52,13 @@ def _ventricles(one: Any, parsed: Mapping[str, Any], present: set[str]) -> str |
 
 def _nose(one: Any, parsed: Mapping[str, Any], present: set[str]) -> str | None:
     tissue = parsed.get("tissue")
-    if tissue is None or tissue.kind == "mni152" or one.sites_mm is not None:
+    if tissue is None or one.sites_mm is not None:
+        return None
+    if tissue.kind == "mni152":
+        window = tissue.window
+        for site in () if window is None else one.sites():
+            if any(abs(x - c) > window.half_width_mm for x, c in zip(site, window.centre_mm, strict=False)):
+                return f": the olfactory site at {site} mm lies outside tissue.window; enlarge it, or set sites_mm"
         return None
     return ".sites_mm: is missing; the olfactory site is known for the anatomy mni152 only"
 
