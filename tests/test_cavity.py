@@ -258,6 +258,8 @@ range = "short"
 [time]
 end_day = 6.0
 frame_every_days = 2.0
+[numerics]
+idle_below_cells = 0
 [surgery]
 cavity = "closed"
 resections = [
