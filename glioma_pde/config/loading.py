@@ -24,7 +24,7 @@ from .presets import PRESETS, tables
 from .rules import across_sections, in_images
 from .sections import CAPACITY, DEFAULTED, REQUIRED, SECTIONS, Config, Study
 
-MOST_BYTES = 2**19
+MOST_BYTES = 2**18
 MOST_ARMS = 500
 MOST_PROBLEMS = 1000  # of one section
 DEEPEST = 24
