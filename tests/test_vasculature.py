@@ -28,11 +28,11 @@ from glioma_pde.delivery import Schedule, gaussian
 from glioma_pde.errors import ConfigError
 from glioma_pde.io.hdf5 import RunFile
 from glioma_pde.model import Model, balances
-from glioma_pde.run import run
+from glioma_pde.run import _Loop, run
 from glioma_pde.schedule import make_plan
 from glioma_pde.solve import solve
 from glioma_pde.tissue import Tissue
-from glioma_pde.window import inner_box
+from glioma_pde.window import GROW_AT, inner_box
 
 ULP = np.finfo(float).eps
 LINE = Tissue.phantom("box", (12,), 1.0)
@@ -315,36 +315,47 @@ def contents(path):
         }, units
 
 
-@pytest.mark.parametrize(
-    ("more", "diffusivity"), [("", 0.5), pytest.param(FADING, 8.0, marks=pytest.mark.slow)], ids=["stays", "grows"]
-)
-def test_a_run_stores_it_all_and_neither_window_nor_idling_changes_anything(tmp_path, more, diffusivity):
+def test_a_run_stores_it_all_also_beyond_its_window(tmp_path):
+    experiment = build(loads(TEXT).arms[0])
+    assert inner_box(experiment.model, experiment.initial, experiment.schedule) is not None
+    result = run(experiment, tmp_path / "a.h5")
+    found, units = contents(tmp_path / "a.h5")
+    names = ["tumour", "necrotic", "vessels_missing", "vessels_new", "vessels", "vessel_leakiness"]
+    assert units == {**dict.fromkeys(names, "1"), "oxygen": "mmHg"}
+    assert max(np.abs(v).max() for n, v in found.items() if n.endswith("imbalance")) < 1e-12
+    inside = np.asarray(experiment.model.tissue.mask)
+    for name, healthy in (("oxygen", 35.0), ("vessels", 1.0)):
+        values = found[f"{name} 1"]
+        assert values[inside].min() < 0.5 * healthy
+        assert np.mean(values[inside] == healthy) > 0.5
+        assert not np.any(values[~inside])
+    assert 3.0 < found["oxygen_lowest"][-1] < 15.0
+    assert found["oxygen_lowest"][-1] < found["oxygen_mean_tumour"][-1] < 35.0
+    assert found["necrotic_cells"][-1] > 0
+    assert {"hypoxic_fraction", "oxygen_mean_tumour", "necrotic_cells", "necrotic_volume"} <= set(result.more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("diffusivity", [0.5, 16.0], ids=["stays", "grows"])
+def test_neither_window_nor_idling_changes_anything(tmp_path, monkeypatch, diffusivity):
     """Oxygen fills the brain, what is solved for does not: a small window, which may grow, gives the same."""
+    entered, enter = [], _Loop._enter
+    monkeypatch.setattr(_Loop, "_enter", lambda self, *more: (entered.append(more[0].box), enter(self, *more)))
     found = []
     for sets in ([], ["numerics.grow_window=false", "numerics.idle_below_cells=0"]):
         sets = [*sets, f"tumour.diffusivity_white_mm2_per_day={diffusivity}"]
-        experiment = build(loads(TEXT + more, "x.toml", sets).arms[0])
-        assert inner_box(experiment.model, experiment.initial, experiment.schedule) is not None
-        result = run(experiment, tmp_path / f"{len(found)}.h5")
-        found.append(contents(tmp_path / f"{len(found)}.h5"))
-    (a, units), (b, _) = found
+        path = tmp_path / f"{len(found)}.h5"
+        run(build(loads(TEXT + FADING, "x.toml", sets).arms[0]), path)
+        found.append(contents(path)[0])
+    a, b = found
+    assert [box is None for box in entered] == ([False, True, True] if diffusivity > 1 else [False, True])
     assert a.keys() == b.keys()
-    assert units == dict.fromkeys(
-        ["tumour", "necrotic", "vessels_missing", "vessels_new", "vessels", "vessel_leakiness"], "1"
-    ) | {"oxygen": "mmHg"} | ({"carriers": "1"} if more else {})
+    assert a["carriers_total"][-1] < 1.0 < a["carrier_delivery"][-1]
     for name in a.keys() - {"rim_density"} - {n for n in a if n.endswith("imbalance")}:
         top = max(float(np.abs(b[name]).max()), 1e-12)
-        np.testing.assert_allclose(a[name] / top, b[name] / top, rtol=0, atol=1e-6, err_msg=name)
-    assert max(np.abs(v).max() for n, v in a.items() if n.endswith("imbalance")) < 1e-12
-    inside = np.asarray(experiment.model.tissue.mask)
-    oxygen = a["oxygen 1"]
-    assert oxygen[inside].max() == 35.0
-    assert not np.any(oxygen[~inside])
-    assert 3.0 < a["oxygen_lowest"][-1] < 15.0
-    assert a["oxygen_lowest"][-1] < a["oxygen_mean_tumour"][-1] < 35.0
-    assert a["necrotic_cells"][-1] > 0
-    assert not more or a["carriers_cells"][-1] < 1.0 < a["carriers_cells"][0] + a["carrier_delivery"][-1]
-    assert {"hypoxic_fraction", "oxygen_mean_tumour", "necrotic_cells", "necrotic_volume"} <= set(result.more)
+        # the window cuts off tails of the tumour that are thinner than the density at which it grows
+        atol = GROW_AT if name.startswith("tumour ") and diffusivity > 1 else 1e-6
+        np.testing.assert_allclose(a[name] / top, b[name] / top, rtol=0, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize(
