@@ -375,7 +375,7 @@ def test_files_without_an_end_are_not_read(tmp_path):
         with pytest.raises(ConfigError, match="not a regular file"):
             load(bad)
     (tmp_path / "long.toml").write_text(TINY + "#" * MOST_BYTES)
-    with pytest.raises(ConfigError, match="larger than the 512 KiB"):
+    with pytest.raises(ConfigError, match="larger than the 256 KiB"):
         load(tmp_path / "long.toml")
 
 
