@@ -125,7 +125,7 @@ class CarrierDoses(Event):
             "carrier_given": given,
             "carrier_backflow": back,
             "carrier_not_retained": given - back - stays,
-            "carrier_unplaced": stays - amount,
+            "carrier_unplaced": jnp.where(jnp.any(added != 0), 0.0, stays),
         }
         return {**x, self.field: x[self.field] + added}, amounts
 

@@ -28,11 +28,10 @@ def burden(results, arm, day):
 
 
 def test_the_main_job_on_a_coarse_grid(tmp_path):
-    """At 4 mm the numbers of the scenario hold roughly; the treated arm is far from the others."""
-    results = arms(tmp_path, 28.0, "tissue.spacing_mm=4.0", "schedule.injections=[]", only=("untreated",))
-    results |= arms(tmp_path, 28.0, "tissue.spacing_mm=4.0", only=("treated", "phase_one"))
-    assert burden(results, "treated", 28.0) < -0.6
-    assert -0.06 < burden(results, "phase_one", 28.0) < -0.005
+    """At 4 mm the numbers of the scenario hold roughly: −89 % and −2.4 % on day 56, less some for a pool that empties."""
+    results = arms(tmp_path, 56.0, "tissue.spacing_mm=4.0")
+    assert -0.95 < burden(results, "treated", 56.0) < -0.75
+    assert -0.05 < burden(results, "phase_one", 56.0) < -0.01
     for result in results.values():
         assert result.summary["largest_rim_density"] < 1e-6
 
