@@ -50,6 +50,7 @@ LAYERS = [
         "plot._outcome", "plot._compare",
     },
     {"signals"},
+    {"session"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
