@@ -373,17 +373,21 @@ FORMS = {
     "drug": ["dynamics = 'dynamic'"],
     "immune": ["priming = 2.0", "kind = 'constant'"],
     "vasculature": ["dynamics = 'dynamic'"],
-    "surgery": ["resections = [{ day = 1.0, centre_mm = [0.0], radius_mm = 3.0 }]"],
+    "surgery": ["resections = [{ day = 1.0, centre_mm = [0.0, 0.0], radius_mm = 3.0 }]"],
     "radiotherapy": ["schedule = 'stupp'\nstart_day = 1.0"],
 }
 """Keys of a section that make it another module, or without which it cannot be."""
+
+
+FLAT = RADIAL.replace('"radial"', '"phantom"\ngeometry = "bundle"').replace("radius_mm = 12.0", "shape = [24, 20]")
+FLAT = FLAT.replace("[0.0]", "[0.0, 0.0]")
 
 
 def arm_with(section: str, keys: str):
     """Tumour and carriers, that section, and the ones that it says it needs; ``None`` if it cannot be so."""
     tables = {section: keys}
     for _ in range(9):
-        text = RADIAL + "".join(f"[{n}]\n{k}\n" for n, k in tables.items() if n not in ("tumour", "carriers"))
+        text = FLAT + "".join(f"[{n}]\n{k}\n" for n, k in tables.items() if n not in ("tumour", "carriers"))
         try:
             return loads(text).arms[0]
         except ConfigError as error:
@@ -400,7 +404,7 @@ def test_the_estimate_counts_the_fields_of_each_section(section):
     arms = [arm for keys in ("", *FORMS.get(section, ())) if (arm := arm_with(section, keys)) is not None]
     assert arms, "give keys for it in FORMS"
     for arm in arms:
-        model, _ = described(arm, Tissue.radial(24, 0.5), {}, {})
+        model, _ = described(arm, Tissue.phantom("bundle", (24, 20), 0.5), {}, {})
         stored = {field for name in BIOLOGY if (s := getattr(arm, name)) is not None for field in s.stored()}
         assert stored == {f.name for f in model.outputs}
 
