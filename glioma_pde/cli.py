@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, config, signals
-from .config.size import LARGE, estimate
-from .errors import ConfigError, GliomaError, Interrupted
+from .config.size import estimate
+from .errors import ConfigError, GliomaError, one_line
 from .io._files import in_units, require_room
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ After 130 and 143 the run is saved as it stood; the message gives the command th
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``glioma-pde``; returns the exit code."""
     args = _parser().parse_args(argv)
+    formatted, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         with signals.ending():
             return args.action(args) or 0
@@ -42,10 +43,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt as error:
         print("\nglioma-pde: interrupted; files written so far are kept.", file=sys.stderr)
-        return 143 if isinstance(error, signals.Terminated) else 130
+        return signals.code_of(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(f"glioma-pde: {OUT_OF_MEMORY}", file=sys.stderr)
+        return 1
+    finally:
+        warnings.formatwarning = formatted
+
+
+OUT_OF_MEMORY = (
+    "this machine has not enough memory for it. Take coarser cells (tissue.spacing_mm), a smaller tissue.window or "
+    "numerics.precision = 'float32'; what was saved before is kept, and a run file can be resumed where there is more."
+)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or JAX, which has an error type of its own, asked for more than there is."""
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"glioma-pde: warning: {one_line(str(message))}\n"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,25 +146,20 @@ def _run(args: argparse.Namespace) -> int:
     if unknown:
         raise ConfigError([f"--arm {a}: the configuration has {', '.join(names)}" for a in unknown], str(source))
     arms = [c for c in study.arms if not args.arm or c.arm in args.arm]
-    out = _folder(args.out or arms[0].output.directory or f"results/{source.stem}")
+    out = Path(args.out or arms[0].output.directory or f"results/{source.stem}")
     _refuse_what_does_not_fit(arms, out)
     _prepare(arms)
-    from .build import build, common_shapes
+    from .session import build_all, run_all
 
     _heading(study.title)
-    results = []
-    shapes = common_shapes(arms)
-    for k, arm in enumerate(arms):
-        try:
-            experiment = build(arm, shapes=shapes)
-            results.append(_with_progress(experiment, out / f"{arm.arm}.h5", study.text))
-        except Interrupted as error:
-            if rest := [c.arm for c in arms[k + 1 :]]:
-                options = [f"--set={s}" for s in args.sets] + [f"--arm={name}" for name in rest]
-                again = shlex.join(["glioma-pde", "run", str(source), "--out", str(out), *options])
-                error.args = (f"{error}\nThe arms after it, {', '.join(rest)}: {again}",)
-            raise
-    _conclude(results, arms[0], out, figures=not args.no_figures)
+    experiments = build_all(arms, str(source))  # all of them before the first runs, as any may be wrong
+    _folder(out)
+
+    def again(names: list[str]) -> list[str]:
+        options = [f"--set={s}" for s in args.sets] + [f"--arm={name}" for name in names]
+        return ["glioma-pde", "run", str(source), "--out", str(out), *options]
+
+    run_all(experiments, out, study.text, not args.no_figures, again, _conclude)
     return 0
 
 
@@ -150,15 +172,18 @@ def _run_file(args: argparse.Namespace, source: Path) -> int:
         stored = file.config_json
         text = str(file.attrs.get("config_toml", ""))
     arm = config.from_json(stored, str(source.parent))
-    out = _folder(args.out or source.parent / "repeated")
+    out = Path(args.out or source.parent / "repeated")
     if (out / f"{arm.arm}.h5").resolve() == source.resolve():
         raise GliomaError(f"Repeating {source} into its own folder would overwrite it; choose another --out.")
     _prepare([arm])
     from .repeat import experiment_from_file
+    from .session import run_all
 
     _heading(arm.title)
-    result = _with_progress(experiment_from_file(source), out / f"{arm.arm}.h5", text)
-    _conclude([result], arm, out, figures=not args.no_figures)
+    experiment = experiment_from_file(source)
+    _folder(out)
+    again = ["glioma-pde", "run", str(source), "--out", str(out)]
+    run_all([experiment], out, text, not args.no_figures, lambda names: again, _conclude)
     return 0
 
 
@@ -174,9 +199,10 @@ def _resume(args: argparse.Namespace) -> int:
         return 0
     _prepare([arm])
     from .repeat import experiment_from_file
+    from .session import with_progress
 
     _heading(arm.title)
-    result = _with_progress(experiment_from_file(path), path, None)
+    result, _ = with_progress(experiment_from_file(path), path, None)
     _conclude([result], arm, path.parent, figures=False)
     return 0
 
@@ -277,8 +303,9 @@ def _folder(path: str | Path) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise GliomaError(f"The folder {path} cannot be made: {e.strerror}. Choose another with --out.") from None
+    except (OSError, ValueError) as e:
+        why = (e.strerror if isinstance(e, OSError) else None) or e
+        raise GliomaError(f"The folder {path} cannot be made: {why}. Choose another with --out.") from None
     if not os.access(path, os.W_OK):
         raise GliomaError(f"The folder {path} cannot be written. Choose another with --out.")
     return path
@@ -305,47 +332,6 @@ def _prepare(arms: list[Any]) -> None:
 
 def _heading(title: str) -> None:
     print(f"{title}  (research model, not for clinical use)")
-
-
-def _with_progress(experiment: Any, path: Path, text: str | None) -> Result:
-    """Run (or, without a text, resume) one arm under a progress bar."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    from .run import checkpoint_path, output_size, resume, run
-
-    arm = experiment.config.arm
-    size = output_size(experiment).file
-    if size > LARGE:
-        print(f"  {arm}: note: the output will take about {in_units(size)} (an estimate; fields are compressed)")
-    for warning in experiment.warnings:
-        print(f"  {arm}: note: {warning}")
-    columns = (TextColumn("  {task.description:<12}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    with Progress(*columns, transient=not sys.stdout.isatty()) as bar:
-        end = float(experiment.days[-1])
-        task = bar.add_task(arm, total=end, state="compiling")
-
-        def report(p: Any) -> None:
-            bar.update(task, completed=p.day, state=f"day {p.day:g} of {p.end_day:g}, {p.remaining_s:.0f} s left")
-
-        with signals.asking() as stop:
-            try:
-                if text is None:
-                    result = resume(experiment, path, report, stop)
-                else:
-                    result = run(experiment, path, report, text, stop)
-            except (Interrupted, KeyboardInterrupt) as error:
-                what = str(error) or f"Arm {arm!r} was interrupted."
-                saved = checkpoint_path(path).exists()
-                how = "Go on with: glioma-pde resume " if saved else "Nothing was saved; run it again: "
-                interrupted = Interrupted(f"{what} {how}{shlex.quote(str(path)) if saved else arm}")
-                interrupted.exit_code = signals.exit_code(stop.signal)
-                raise interrupted from None
-        bar.update(task, state=f"day {result.course.days[-1]:g} in {result.elapsed_s:.0f} s")
-    for warning in result.warnings[len(experiment.warnings) :]:
-        print(f"  {arm}: warning: {warning}")
-    if not sys.stdout.isatty():
-        print(f"  {arm}: {result.status}, {result.elapsed_s:.0f} s")
-    return result
 
 
 def _conclude(results: list[Result], arm: Any, out: Path, figures: bool) -> None:

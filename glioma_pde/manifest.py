@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import subprocess
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from .config.base import Section
 from .config.presets import source_of
 from .config.sections import SECTIONS
 from .control import SERIES
+from .errors import one_line
 from .io.hdf5 import Quantity
 from .model import balances
 from .observe import look, trends
@@ -160,6 +162,18 @@ def git_revision() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return found.stdout.strip() or "unknown"
+
+
+def changes_since(attributes: Mapping[str, Any]) -> str:
+    """What has another version now than when the file with these attributes was begun; empty if nothing has."""
+    try:
+        then = dict(json.loads(attributes["versions"]))
+    except (KeyError, TypeError, ValueError):
+        then = {}
+    now = versions() | {"source": git_revision()}
+    then["source"] = attributes.get("git_revision")
+    changed = [name for name in now if then.get(name) is not None and then[name] != now[name]]
+    return ", ".join(f"{name} {one_line(str(then[name]), 40)} (now {now[name]})" for name in changed)
 
 
 def digest(experiment: Experiment) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from .assemble import Shapes
 from .build import Experiment, build, image_names
 from .config import from_json
+from .config.base import MOST_ROWS
 from .errors import GliomaError
 from .grid import Grid
 from .io.hdf5 import RunFile
@@ -27,6 +29,14 @@ def _explaining(file: RunFile) -> Iterator[None]:
         yield
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise GliomaError(f"{file.path} lacks what is needed to repeat or resume its run ({error}).") from error
+
+
+def _shapes(file: RunFile) -> Shapes:
+    """The least lengths of lists that the arms of the run shared; a configuration has none longer."""
+    shapes = json.loads(file.text("shapes"))
+    if not isinstance(shapes, dict) or any(type(n) is not int or not 0 <= n <= MOST_ROWS for n in shapes.values()):
+        raise ValueError(f"its shapes are not numbers from 0 to {MOST_ROWS}")
+    return shapes
 
 
 def experiment_from_file(path: str | Path) -> Experiment:
@@ -62,7 +72,7 @@ def experiment_from_file(path: str | Path) -> Experiment:
             components = np.stack([maps[name] for name in names]).astype(dtype)
             tissue = replace(tissue, tensors=Tensors.of(components, tissue.grid))
         background = file.anatomy()
-        shapes = {str(k): int(n) for k, n in json.loads(file.text("shapes")).items()}
+        shapes = _shapes(file)
         images = {n: jnp.asarray(maps[n], dtype) for n in image_names(config)}
         initial = file.initial() or None
         if full_shape != tissue.grid.shape:

@@ -6,7 +6,9 @@ serves the whole run; nothing calls back from inside it.
 
 from __future__ import annotations
 
+import shlex
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +28,7 @@ from .errors import GliomaError, Interrupted
 from .io._files import require_room
 from .io.checkpoint import load_checkpoint, partial_path, previous_path, save_checkpoint
 from .io.hdf5 import RunFile, RunWriter
-from .manifest import digest, layout
+from .manifest import changes_since, digest, layout
 from .model import Carry, Model, balances
 from .observe import look, rim, trends
 from .outcome import Course, summarise
@@ -126,18 +128,24 @@ def resume(
         raise GliomaError(f"The checkpoint beside {path} belongs to another configuration; run it anew.")
     with RunFile(path) as file:
         run_id = file.attrs.get("run_id")
+        if changed := changes_since(file.attrs):
+            warnings.warn(f"{path} was begun with {changed}: it may not go on bit for bit.", stacklevel=2)
+    size, there = output_size(experiment), path.stat().st_size
+    require_room(path, max(there, size.file + size.beside - there))  # the file is copied first
     if meta.get("run_id") != run_id:
         raise GliomaError(f"The checkpoint beside {path} belongs to an earlier run of that name; run it anew.")
-    window = Window(None if meta["box"] is None else tuple((int(a), int(b)) for a, b in meta["box"]))
-    like = window.cut(_start(experiment))
-    leaves, structure = jax.tree.flatten(like)
-    stored = [jnp.asarray(arrays[f"leaf_{i}"]) for i in range(len(leaves))]
-    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(stored, leaves, strict=True)):
-        raise GliomaError(f"The checkpoint beside {path} does not fit this model; run it anew.")
-    carry = jax.tree.unflatten(structure, stored)
-    loop = _Loop(experiment, window, carry, start_totals=meta["start_totals"])
-    loop.control = None if meta["control"] is None else Control(**meta["control"])
-    j = int(meta["interval"])
+    try:
+        window = Window(None if meta["box"] is None else tuple((int(a), int(b)) for a, b in meta["box"]))
+        leaves, structure = jax.tree.flatten(window.cut(_start(experiment)))
+        stored = [jnp.asarray(arrays[f"leaf_{i}"]) for i in range(len(leaves))]
+        if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(stored, leaves, strict=True)):
+            raise ValueError("its arrays are others")
+        control = None if meta["control"] is None else Control(**meta["control"])
+        j, start_totals = int(meta["interval"]), meta["start_totals"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise GliomaError(f"The checkpoint beside {path} does not fit this model ({error}); run it anew.") from error
+    loop = _Loop(experiment, window, jax.tree.unflatten(structure, stored), start_totals)
+    loop.control = control
     loop.run_id, loop.saved = run_id, j
     loop.recall(path, j)
     with RunWriter.reopen(path, keep_until_day=float(experiment.days[j])) as writer:
@@ -149,7 +157,10 @@ def output_size(experiment: Experiment) -> Size:
     model = experiment.model
     cells, width = model.tissue.grid.size, model.tissue.white.dtype.itemsize
     frames = len(experiment.frames) + experiment.initial_given
-    return size_of(cells, len(model.outputs), frames, len(experiment.days), width)
+    voxels = 0 if experiment.background is None else experiment.background[0].size
+    tensors = model.tissue.tensors
+    maps = len(experiment.images) + (0 if tensors is None else len(tensors.components))
+    return size_of(cells, len(model.outputs), frames, len(experiment.days), width, voxels, maps)
 
 
 def _start(experiment: Experiment) -> Carry:
@@ -339,7 +350,8 @@ class _Loop:
             self._commit(writer)
             raise GliomaError(
                 f"Arm {config.arm!r}: a field stopped being finite by day {day:g} (NaN or overflow). "
-                f"Frames up to then are in {path}. Look for extreme parameters, or set numerics.precision = 'float64'."
+                f"Frames up to then are in {path}, and `glioma-pde resume {shlex.quote(str(path))}` goes on from the last. "
+                "Look for extreme parameters, or set numerics.precision = 'float64'."
             )
         self.rows.append((day, values))
         values |= self._trends()
@@ -435,18 +447,18 @@ class _Loop:
         writer.finish(status, summary)
         for old in _checkpoints(path):
             old.unlink(missing_ok=True)
-        warnings = list(self.experiment.warnings)
+        notes = list(self.experiment.warnings)
         if self.rim > RIM_TOLERANCE:
-            warnings.append(
+            notes.append(
                 f"the tumour reached the rim of the computed window (density {self.rim:.2g}); "
                 "enlarge tissue.window.half_width_mm"
             )
         entries = {name: float(v[0]) + float(v[1]) for name, v in self.carry.ledger.items()}
         said = [text for e in self.experiment.schedule.events for text in e.remarks(self.model, entries)]
-        warnings += dict.fromkeys(said)
+        notes += dict.fromkeys(said)
         more = {o.name: o.long_name if o.unit == "1" else f"{o.long_name} [{o.unit}]" for o in kept}
         units = {o.name: o.unit for o in self.experiment.observables}
-        return Result(config.arm, path, course, summary, status, tuple(warnings), elapsed, more, units)
+        return Result(config.arm, path, course, summary, status, tuple(notes), elapsed, more, units)
 
 
 def _columns(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:

@@ -34,6 +34,10 @@ class Stop:
         self.signal = number
 
 
+def code_of(error: KeyboardInterrupt) -> int:
+    return exit_code(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+
+
 def exit_code(number: int | None) -> int:
     """What a shell reports of a program that the signal has ended; 130 (Ctrl-C) if none is known."""
     return 128 + (number or signal.SIGINT)

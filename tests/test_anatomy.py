@@ -15,6 +15,7 @@ from glioma_pde.config import load, loads
 from glioma_pde.config import sections as s
 from glioma_pde.config.anatomy import Atlas, anatomy_of
 from glioma_pde.config.images import read_header, read_values
+from glioma_pde.config.size import _voxels
 from glioma_pde.errors import ConfigError
 from glioma_pde.io.nifti import read_image
 from glioma_pde.tissue import Tissue
@@ -33,7 +34,7 @@ def agrees(section, tissue: Tissue, folder=".") -> None:
     np.testing.assert_allclose(anatomy.matrix[:, :-1], tissue.grid.matrix[:dim, :dim], atol=1e-4)
     np.testing.assert_allclose(anatomy.matrix[:, -1], tissue.grid.matrix[:dim, 3], atol=1e-4)
     found = anatomy.inside([0] * dim, anatomy.shape)
-    assert 0 < found.sum() < found.size or getattr(section, "geometry", "") in ("box", "slab")
+    assert 0 < found.sum() < found.size or getattr(section, "geometry", "") in ("box", "slab", "bundle")
     mask = np.asarray(tissue.mask)
     assert np.all(found >= mask)  # where rounding decides, the build does
     assert np.mean(found != mask) < 0.01
@@ -42,7 +43,7 @@ def agrees(section, tissue: Tissue, folder=".") -> None:
 
 
 @pytest.mark.parametrize("shape", [[24, 20], [10, 12, 14]])
-@pytest.mark.parametrize("geometry", ["box", "sphere", "slab", "head"])
+@pytest.mark.parametrize("geometry", ["box", "sphere", "slab", "head", "bundle"])
 def test_phantoms(geometry, shape):
     section = s.PhantomTissue(kind="phantom", geometry=geometry, shape=shape, spacing_mm=1.5)
     agrees(section, Tissue.phantom(geometry, tuple(shape), 1.5))
@@ -51,7 +52,8 @@ def test_phantoms(geometry, shape):
 def test_the_atlas_on_coarser_cells():
     arm = loads(SHIPPED.read_text(), sets=["tissue.spacing_mm=5.0"]).arms[0]
     whole = arm.tissue.model_copy(update={"window": None})
-    tissue, _ = make_tissue(arm, np.float32)
+    tissue, background = make_tissue(arm, np.float32)
+    assert _voxels(arm.tissue, Path()) == background[0].size
     anatomy = anatomy_of(whole, Path())
     assert anatomy.cut(arm.tissue.window.centre_mm, arm.tissue.window.half_width_mm) is None
     # the tissue is cut to the mask too
@@ -81,7 +83,8 @@ def test_images_on_their_own_and_on_other_cells(maps, mask, spacing_mm):
         kind="nifti", white="white.nii.gz", grey="grey.nii.gz", mask=mask, scale=255, spacing_mm=spacing_mm
     )
     arm = loads(SHIPPED.read_text()).arms[0].model_copy(update={"tissue": section, "folder": str(maps)})
-    tissue, _ = make_tissue(arm, np.float32)
+    tissue, background = make_tissue(arm, np.float32)
+    assert _voxels(section, maps) == background[0].size
     whole = Tissue.from_arrays(
         np.zeros(tissue.full_grid.shape), np.zeros(tissue.full_grid.shape), grid=tissue.full_grid,
         mask=np.pad(np.asarray(tissue.mask), [(a, n - a - m) for a, n, m in zip(

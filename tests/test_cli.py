@@ -9,13 +9,15 @@ from pathlib import Path
 
 import h5py
 import jax
+import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
 from test_run import TINY
 
-from glioma_pde import __version__
+from glioma_pde import __version__, cli
 from glioma_pde.cli import main
+from glioma_pde.errors import GliomaError
 from glioma_pde.io.hdf5 import RunFile
 from glioma_pde.run import _Loop
 
@@ -167,6 +169,47 @@ def test_an_unknown_arm_is_named_with_the_known(source, capsys):
     assert "untreated, treated" in shown
 
 
+TOO_DENSE = """
+[arms.late]
+[[arms.late.schedule.injections]]
+days = [1.0]
+cells = 1e9
+sites_mm = [[4.0, 6.0]]
+sigma_mm = 1.5
+"""
+
+
+def test_all_arms_are_built_before_the_first_runs(source, tmp_path, capsys):
+    """What only the anatomy shows of the last arm, or of two, or of all that are to run."""
+    source.write_text(ARMS + TOO_DENSE, encoding="utf-8")
+    out = tmp_path / "o"
+    shown = fails(capsys, 2, "run", source, "--out", out, "--no-figures")
+    assert f"{source}: 1 problem" in shown
+    assert "  - arms.late.schedule.injections[0]: 1e+09 cells reach" in shown
+    assert not out.exists()
+    narrow = "tumour.initial={kind='gaussian', centre_mm=[5.0, 3.0], sigma_mm=0.1, peak=0.9}"
+    shown = fails(capsys, 2, "run", source, "--out", out, "--no-figures", "--set", narrow)
+    assert "2 problems\n  - tumour.initial.sigma_mm: 0.1 mm" in shown
+    assert "  - arms.late.schedule.injections[0]: " in shown
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "hungry", [lambda args: np.zeros(2**55), lambda args: jnp.zeros(2**55, jnp.uint8)], ids=["numpy", "jax"]
+)
+def test_memory_that_is_not_there_is_one_sentence(hungry, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_check", hungry)
+    shown = fails(capsys, 1, "check", "x.toml")
+    assert "not enough memory" in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_other_faults_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    monkeypatch.setattr(cli, "_check", lambda args: {}["x"])
+    with pytest.raises(KeyError):
+        main(["check", "x.toml"])
+
+
 def test_a_site_outside_the_brain_leaves_two_and_no_file(source, tmp_path, capsys):
     sets = ["--set", "tumour.initial.centre_mm=[11.9, 9.9]"]
     assert "nearest tissue" in fails(capsys, 2, "run", source, "--out", tmp_path / "o", *sets)
@@ -204,9 +247,11 @@ def test_files_that_are_no_run_files_are_refused(tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_made_is_named(source, tmp_path, capsys):
     (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "out", "a\0b", "x" * 300):
+        with pytest.raises(GliomaError, match=r"cannot be made: .*--out"):
+            cli._folder(place)
     shown = fails(capsys, 1, "run", source, "--out", tmp_path / "file" / "out", "--no-figures")
     assert "cannot be made" in shown
-    assert "--out" in shown
 
 
 def test_a_folder_that_cannot_be_written_is_named(source, tmp_path, capsys, monkeypatch):

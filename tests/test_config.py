@@ -394,6 +394,12 @@ DEEP = ".".join("a" * 3000)
         (TINY, [f"{DEEP}=1"], "a: nested too deeply"),
         (f"x = {'[' * (DEEPEST + 1)}{']' * (DEEPEST + 1)}\n{TINY}", (), "x: nested too deeply"),
         (TINY + "".join(f"[arms.a{i}]\n" for i in range(MOST_ARMS + 1)), (), "arms: 501 are more than"),
+        (
+            TREATED + "[temozolomide]\ndoses = [{ every = { days = 1e-3, count = 1000 }, dose_mg_per_m2 = 1 }"
+            + ", { every = { days = 1e-3, count = 1000 }, dose_mg_per_m2 = 1 }" * 10 + "]", (),
+            "temozolomide.doses: 11000 are more than the 10000 times",
+        ),
+        (f"{TREATED}[temozolomide]\ndoses = [{'{},' * 2001}]", (), "temozolomide: 2001 tables are more than the 2000"),
         (f'title = "a\\u0000b"\n{TINY}', (), "title: must be one line without control characters"),
         (f'label = "a\\nb"\n{TINY}', (), "label: must be one line without control characters"),
         (f'title = "{"a" * 501}"\n{TINY}', (), "title: must have at most 500 characters"),
@@ -401,7 +407,7 @@ DEEP = ".".join("a" * 3000)
         (f'{TINY}[output]\ndirectory = "a\\u0000b"', (), "output.directory: must be one line"),
         (f"{TINY}[output]\ndirectory = '{'a' * 501}'", (), "output.directory: must have at most 500 characters"),
     ],
-    ids=range(14),
+    ids=range(16),
 )  # fmt: skip
 def test_what_is_far_too_long_too_deep_or_unprintable_is_named(text, sets, expected):
     found = only(text, sets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -98,6 +99,29 @@ def test_nifti_refuses_what_it_cannot_place(tmp_path):
         with pytest.raises(GliomaError, match="does not lie in its full image"):
             export_nifti(path, "tumour", 0.0, tmp_path / "a.nii")
     assert not (tmp_path / "a.nii").exists()
+
+
+@pytest.mark.parametrize("shape", [(2**40, 9, 9), (2000, 2000, 2000), (513, 512, 512), (2**62, 2**62, 2**62)])
+def test_a_full_image_larger_than_any_is_not_allocated(tmp_path, shape):
+    path, _, _ = windowed(tmp_path / "run.h5", "flipped")
+    with h5py.File(path, "r+") as file:
+        file.attrs["full_shape"] = np.array(shape)
+        del file.attrs["content_sha256"]
+    tracemalloc.start()
+    with pytest.raises(GliomaError, match="too large; export with full=False"):
+        export_nifti(path, "tumour", 0.0, tmp_path / "a.nii")
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, -3, "x", [6, 6, np.inf], [[6, 6, 6]]])
+def test_a_full_shape_that_is_none_is_refused(tmp_path, value):
+    path, _, _ = windowed(tmp_path / "run.h5", "flipped")
+    with h5py.File(path, "r+") as file:
+        file.attrs["full_shape"] = value
+        del file.attrs["content_sha256"]
+    with pytest.raises(GliomaError, match="does not lie in its full image"):
+        export_nifti(path, "tumour", 0.0, tmp_path / "a.nii")
 
 
 def read_item(item: ElementTree.Element, folder: Path) -> np.ndarray:

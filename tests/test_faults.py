@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,15 +19,16 @@ import numpy as np
 import pytest
 from forked import Done, Server, serving
 
-from glioma_pde.build import build, days_of
+from glioma_pde.build import build, days_of, described
 from glioma_pde.cli import main
-from glioma_pde.config import loads
+from glioma_pde.config import BIOLOGY, loads
 from glioma_pde.config.size import estimate
-from glioma_pde.errors import GliomaError
+from glioma_pde.errors import ConfigError, GliomaError
 from glioma_pde.io._files import in_units, require_room
 from glioma_pde.io.hdf5 import RunFile
 from glioma_pde.run import output_size
 from glioma_pde.signals import Terminated, asking, ending
+from glioma_pde.tissue import Tissue
 
 ROOT = Path(__file__).resolve().parents[1]
 RADIAL = """
@@ -184,6 +186,55 @@ def test_what_signals_interrupt_between_frames_resumes_to_the_same_bits(server, 
     assert not list(tmp_path.glob("*.checkpoint*"))
 
 
+LAST = STOP_AT.format(days=[40], name="SIGTERM")
+
+
+def test_a_signal_in_the_last_interval_is_heard_after_it(server, source, tmp_path):
+    """Nothing is lost of the arm that is complete, and what was to follow is named: arms, figures, or nothing."""
+    source.write_text(RADIAL + "[arms.first]\n[arms.second]\n", encoding="utf-8")
+    out = tmp_path / "out"
+    done = server.glioma("run", source, "--out", out, before=LAST).wait()
+    lines = one_sentence(done, 143).splitlines()
+    assert lines[0] == "glioma-pde: Interrupted after arm 'first', which is complete."
+    assert lines[1] == f"The arms after it, second: glioma-pde run {source} --out {out} --arm=second"
+    assert lines[2] == f"The figures then: glioma-pde plot {out}/first.h5 {out}/second.h5 --out {out}"
+    assert [p.name for p in out.iterdir()] == ["first.h5"]
+    with RunFile(out / "first.h5") as file:
+        assert file.attrs["status"] == "finished"
+    done = server.glioma("run", source, "--out", out, "--arm", "second", before=LAST).wait()
+    lines = one_sentence(done, 143).splitlines()
+    assert lines[1:] == [f"The figures then: glioma-pde plot {out}/second.h5 --out {out}"]
+    done = server.glioma("run", source, "--out", out, "--arm", "second", "--no-figures", before=LAST).wait()
+    assert done.code == 0
+    assert not list(out.glob("*.png"))
+
+
+IN_FIGURES = """
+import glioma_pde.cli
+def slow(*given):
+    os.kill(os.getpid(), signal.SIGINT)
+sys.modules["glioma_pde.cli"]._conclude = slow
+"""
+
+AT_ONCE = """
+from glioma_pde.run import _Loop
+finish = _Loop._finish
+def finishing(self, *given):
+    finish(self, *given)
+    raise KeyboardInterrupt
+_Loop._finish = finishing
+"""
+
+
+def test_a_signal_after_the_runs_names_the_figures(server, source, tmp_path):
+    done = server.glioma("run", source, "--out", tmp_path / "o", before=IN_FIGURES).wait()
+    shown = one_sentence(done, 130)
+    assert "after arm 'run', which is complete" in shown
+    assert f"The figures then: glioma-pde plot {tmp_path}/o/run.h5" in shown
+    done = server.glioma("run", source, "--out", tmp_path / "o", "--no-figures", before=AT_ONCE).wait()
+    assert f"It is complete: {tmp_path}/o/run.h5" in one_sentence(done, 130)
+
+
 def test_sigterm_outside_of_runs_leaves_143(server, source):
     """While it imports and builds there is nothing to save, but the code is the same."""
     start = "import time, glioma_pde.build; sys.modules['glioma_pde.build'].common_shapes = lambda arms: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(20))"
@@ -284,7 +335,7 @@ def test_output_that_no_disk_holds_is_refused_before_it_is_built(server, tmp_pat
     shown = one_sentence(server.glioma("run", source, "--out", tmp_path / "o", before=limit).wait(), 1)
     assert "the output needs about" in shown
     assert " TB" in shown
-    assert not list((tmp_path / "o").iterdir())
+    assert not (tmp_path / "o").exists()
 
 
 def test_check_shows_the_size_and_a_large_run_announces_it(server, source, capsys, tmp_path):
@@ -295,7 +346,7 @@ def test_check_shows_the_size_and_a_large_run_announces_it(server, source, capsy
     sizes = [line.split("output about ")[1] for line in capsys.readouterr().out.splitlines()[1:]]
     assert [s.split()[1] for s in sizes] == ["MB"] * 3
     for large, announced in ((10**5, True), (10**9, False)):
-        start = f"import glioma_pde.cli; sys.modules['glioma_pde.cli'].LARGE = {large}"
+        start = f"import glioma_pde.session; sys.modules['glioma_pde.session'].LARGE = {large}"
         done = server.glioma("run", source, "--out", tmp_path, "--no-figures", before=start).wait()
         assert done.code == 0
         assert ("the output will take about" in done.out) == announced
@@ -314,6 +365,48 @@ def test_the_estimate_counts_what_is_built(sets):
     experiment = build(arm)
     assert estimate(arm) == output_size(experiment)
     assert len(days_of(arm)[0]) == len(experiment.days)
+
+
+FORMS = {
+    "attractant": ["dynamics = 'dynamic'"],
+    "prodrug": ["dynamics = 'dynamic'"],
+    "drug": ["dynamics = 'dynamic'"],
+    "immune": ["priming = 2.0", "kind = 'constant'"],
+    "vasculature": ["dynamics = 'dynamic'"],
+    "surgery": ["resections = [{ day = 1.0, centre_mm = [0.0, 0.0], radius_mm = 3.0 }]"],
+    "radiotherapy": ["schedule = 'stupp'\nstart_day = 1.0"],
+}
+"""Keys of a section that make it another module, or without which it cannot be."""
+
+
+FLAT = RADIAL.replace('"radial"', '"phantom"\ngeometry = "bundle"').replace("radius_mm = 12.0", "shape = [24, 20]")
+FLAT = FLAT.replace("[0.0]", "[0.0, 0.0]")
+
+
+def arm_with(section: str, keys: str):
+    """Tumour and carriers, that section, and the ones that it says it needs; ``None`` if it cannot be so."""
+    tables = {section: keys}
+    for _ in range(9):
+        text = FLAT + "".join(f"[{n}]\n{k}\n" for n, k in tables.items() if n not in ("tumour", "carriers"))
+        try:
+            return loads(text).arms[0]
+        except ConfigError as error:
+            needed = re.findall(r"needs the section \[(\w+)\]|has no source; add \[(\w+)\]", str(error))
+            if not needed:
+                return None
+            tables |= {a or b: "" for a, b in needed}
+    return None
+
+
+@pytest.mark.parametrize("section", BIOLOGY)
+def test_the_estimate_counts_the_fields_of_each_section(section):
+    """As it is by default, and in its other forms."""
+    arms = [arm for keys in ("", *FORMS.get(section, ())) if (arm := arm_with(section, keys)) is not None]
+    assert arms, "give keys for it in FORMS"
+    for arm in arms:
+        model, _ = described(arm, Tissue.phantom("bundle", (24, 20), 0.5), {}, {})
+        stored = {field for name in BIOLOGY if (s := getattr(arm, name)) is not None for field in s.stored()}
+        assert stored == {f.name for f in model.outputs}
 
 
 def test_the_estimate_bounds_what_is_written(whole):

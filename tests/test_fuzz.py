@@ -6,6 +6,7 @@ and filters that lead elsewhere. A process of its own, with a limit on its memor
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -23,6 +24,7 @@ from test_hdf5 import FLIPPED, GRIDS, add, frame, start, written
 
 from glioma_pde.errors import GliomaError
 from glioma_pde.io.checkpoint import load_checkpoint, save_checkpoint
+from glioma_pde.io.export import _in_full_image
 from glioma_pde.io.hdf5 import RunFile
 from glioma_pde.io.nifti import read_image
 
@@ -55,10 +57,18 @@ for line in open(sys.argv[2]).read().splitlines()[int(sys.argv[3]):]:
 
 
 def outcome_of(kind: str, path: Path, expected: str) -> str:
-    """``"refused"``, ``"same"``, ``"other"`` (readable, another content) or, for a fault, its description."""
+    """``"refused"``, ``"same"``, ``"other"`` (readable, another content) or, for a fault, its description.
+
+    A reader that asked for more memory than there is and then called the file damaged is at fault too.
+    """
     try:
         found = READERS[kind](path)
     except GliomaError as error:
+        reason: BaseException | None = error
+        while reason is not None:
+            if isinstance(reason, MemoryError):
+                return f"asked for too much memory: {error}"
+            reason = reason.__cause__ or reason.__context__
         lines = str(error).splitlines()
         clear = len(lines) == 1 and str(path) in lines[0] and len(lines[0]) < 1000
         return "refused" if clear else f"unclear: {error}"
@@ -84,6 +94,9 @@ def everything_in(path: Path) -> str:
         put(*map(file.observable, file.observables), *map(file.ledger, file.ledger_columns))
         put(*(v for name in file.tissue_names for v in (name, file.tissue(name))), file.anatomy())
         put(*(v for name in file.schedule_names for v in file.schedule(name).items()), file.parameters())
+        for name in file.fields if len(file.days) else ():
+            with contextlib.suppress(GliomaError):  # the whole image that an export would make
+                put(*_in_full_image(file, file.field(name, index=0)))
     return total.hexdigest()
 
 

@@ -50,6 +50,7 @@ LAYERS = [
         "plot._outcome", "plot._compare",
     },
     {"signals"},
+    {"session"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
@@ -189,8 +190,8 @@ def test_layers_name_no_module_twice():
 
 def test_relative_absolute_and_late_imports_are_all_seen():
     cli = imports(WHERE["cli"])
-    assert "glioma_pde.run" in cli
-    assert "glioma_pde.run" not in imports(WHERE["cli"], at_top_only=True)
+    assert "glioma_pde.session" in cli
+    assert "glioma_pde.session" not in imports(WHERE["cli"], at_top_only=True)
     assert {"glioma_pde.errors", "h5py"} <= imports(WHERE["io.hdf5"])
     assert "glioma_pde.numerics.elliptic" in imports(WHERE["biology.drug"])
     assert "glioma_pde.config" in cli

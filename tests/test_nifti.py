@@ -4,6 +4,7 @@ import gzip
 import os
 import pickle
 import struct
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -210,6 +211,36 @@ def test_sizes_are_judged_from_the_header_alone(save):
     raw[42:48] = struct.pack("<3h", 0, 5, 5)
     path.write_bytes(raw)
     with pytest.raises(GliomaError, match="between 1 and"):
+        read_image(path)
+
+
+def test_names_that_no_file_can_have_are_refused():
+    for name in ("x" * 300 + ".nii", "a\0b.nii"):
+        with pytest.raises(GliomaError, match=r"\.nii"):
+            read_image(name)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int16])
+def test_reading_holds_what_is_stored_and_the_result_and_no_more(save, dtype):
+    path = save(
+        "a.nii.gz",
+        random((100, 100, 100), np.float64).astype(dtype),
+        change=lambda image: image.header.set_slope_inter(2, 1),
+    )
+    stored, result = np.dtype(dtype).itemsize * 100**3, 4 * 100**3
+    tracemalloc.start()
+    read_image(path)
+    assert tracemalloc.get_traced_memory()[1] < 1.2 * (stored + result) + 2**22
+    tracemalloc.stop()
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_by_its_header(save):
+    path = save("a.nii.gz", random((3, 4, 5)))
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[42:48] = struct.pack("<3h", 1000, 1000, 1000)
+    raw[70:74] = struct.pack("<2h", 64, 64)
+    path.write_bytes(gzip.compress(bytes(raw) + bytes(2**20)))
+    with pytest.raises(GliomaError, match=r"between 1 and 134217728 voxels"):
         read_image(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import equinox as eqx
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from test_run import TINY, Stop, check_same_bits, contents, experiment_of, inter
 from glioma_pde.build import build
 from glioma_pde.config import loads
 from glioma_pde.errors import GliomaError
-from glioma_pde.io.hdf5 import RunFile
+from glioma_pde.io.hdf5 import RunFile, RunWriter
 from glioma_pde.manifest import layout, unsaid
 from glioma_pde.repeat import experiment_from_file
 from glioma_pde.run import resume, run
@@ -93,3 +94,17 @@ def test_what_only_python_knows_is_not_repeated_as_something_else(tmp_path):
     resume(changed, path)  # the code that made it can go on
     with RunFile(path) as file:
         assert file.attrs["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "stored", ['{"prodrug.courses": 10001}', '{"schedule.injections[0]": 1e9}', '{"x": -1}', '{"x": true}', "[3]", "x"]
+)
+def test_lengths_of_lists_that_no_configuration_has_are_not_allocated(tmp_path, stored):
+    path = tmp_path / "a.h5"
+    with RunWriter.create(path, **layout(experiment_of(text=ALONE), "")) as writer:
+        writer.finish("finished")
+    with h5py.File(path, "r+") as file:
+        file.attrs["shapes"] = stored
+        del file.attrs["content_sha256"]
+    with pytest.raises(GliomaError, match="lacks what is needed"):
+        experiment_from_file(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import equinox as eqx
@@ -11,18 +13,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from glioma_pde import manifest
 from glioma_pde.biology.attractant import Attractant
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.build import build
 from glioma_pde.config import loads
 from glioma_pde.delivery import Schedule
 from glioma_pde.errors import ConfigError, GliomaError
+from glioma_pde.io.checkpoint import load_checkpoint, save_checkpoint
 from glioma_pde.io.export import export_nifti
 from glioma_pde.io.hdf5 import RunFile, RunWriter
 from glioma_pde.model import Model
 from glioma_pde.observe import observe, rim, trends
 from glioma_pde.repeat import experiment_from_file
-from glioma_pde.run import RIM_TOLERANCE, _Loop, checkpoint_path, resume, run
+from glioma_pde.run import RIM_TOLERANCE, _Loop, checkpoint_path, output_size, resume, run
 from glioma_pde.solve import solve
 from glioma_pde.tissue import Tissue
 from glioma_pde.window import Window, inner_box
@@ -301,6 +305,56 @@ def test_resuming_what_cannot_be_resumed_says_so(tmp_path, whole):
         resume(experiment_of(["drug.decay_per_day=82"]), broken)
 
 
+def test_resuming_with_other_versions_says_so(tmp_path, whole, monkeypatch):
+    experiment, path, _, _ = whole
+    broken = tmp_path / "broken.h5"
+    with pytest.raises(Stop):
+        run(experiment, broken, interrupt_after(2.0))
+    now = manifest.versions()
+    monkeypatch.setattr(manifest, "versions", lambda: now | {"jax": "0.0.1", "backend": "abacus"})
+    with pytest.warns(UserWarning, match=rf"begun with jax {now['jax']} \(now 0\.0\.1\), backend cpu \(now abacus\)"):
+        resume(experiment, broken)
+    check_same_bits(path, broken)
+
+
+def test_versions_that_a_file_says_oddly_or_not_at_all_are_no_matter():
+    for odd in ({}, {"versions": "x"}, {"versions": "[1]"}, {"versions": "{}"}, {"versions": 3.0}):
+        assert manifest.changes_since(odd) == ""
+    long = manifest.changes_since({"versions": json.dumps({"jax": "9" * 1000 + "\x1b"}), "git_revision": "x"})
+    assert len(long) < 150
+    assert long.isprintable()
+
+
+def test_resuming_asks_for_room_as_a_run_does(tmp_path, whole, monkeypatch):
+    experiment = whole[0]
+    broken = tmp_path / "broken.h5"
+    with pytest.raises(Stop):
+        run(experiment, broken, interrupt_after(2.0))
+    before = broken.read_bytes()
+    there = broken.stat().st_size
+    needed = max(there, output_size(experiment).file + output_size(experiment).beside - there)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+    with pytest.raises(GliomaError, match="the output needs about"):
+        resume(experiment, broken)
+    assert broken.read_bytes() == before
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    resume(experiment, broken)
+
+
+@pytest.mark.parametrize("change", [{"control": ...}, {"interval": "x"}, {"box": 3}, {"start_totals": ...}])
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, whole, change):
+    experiment = whole[0]
+    broken = tmp_path / "broken.h5"
+    with pytest.raises(Stop):
+        run(experiment, broken, interrupt_after(2.0))
+    arrays, meta = load_checkpoint(checkpoint_path(broken))
+    meta = {k: v for k, v in (meta | change).items() if v is not ...}
+    save_checkpoint(checkpoint_path(broken), arrays, meta)
+    with pytest.raises(GliomaError, match="does not fit this model"):
+        resume(experiment, broken)
+
+
 def test_a_run_repeats_from_its_file_alone(tmp_path, whole):
     _, path, _, _ = whole
     again = experiment_from_file(path)
@@ -316,7 +370,9 @@ def test_a_field_that_stops_being_finite_is_named_with_arm_and_day(tmp_path, who
     experiment = whole[0]
     model = eqx.tree_at(lambda m: m["tumour"].proliferation_per_day, experiment.model, jnp.asarray(np.nan, jnp.float32))
     path = tmp_path / "nan.h5"
-    with pytest.raises(GliomaError, match=r"Arm 'run': .* by day 1 \(NaN or overflow\).*nan\.h5.*float64") as caught:
+    with pytest.raises(
+        GliomaError, match=r"Arm 'run': .* by day 1 \(NaN or overflow\).*glioma-pde resume .*nan\.h5.*float64"
+    ) as caught:
         run(replace(experiment, model=model), path)
     assert caught.value.exit_code == 1
     with RunFile(path) as file:

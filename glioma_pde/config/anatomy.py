@@ -65,6 +65,15 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def resampled(counts: Any, old: Any, new: Any) -> Any:
+    """Numbers of cells of size ``new`` [mm] along axes that had ``counts`` of size ``old``."""
+    import numpy as np
+
+    if np.array_equal(old, new):
+        return np.asarray(counts)
+    return np.maximum(np.ceil(np.asarray(counts) * old / new - 1e-6), 1).astype(int)
+
+
 class Anatomy:
     """The cells of a tissue: where they are, and which of them are tissue.
 
@@ -223,7 +232,7 @@ def _image(header: Any, share: Any, spacing_mm: float | None) -> Anatomy | None:
     counts, axes = np.asarray(header.shape), header.matrix[:3, :3]
     old = np.linalg.norm(axes, axis=0)
     new = old if spacing_mm is None else np.full(3, float(spacing_mm))
-    shape = counts if np.array_equal(new, old) else np.maximum(np.ceil(counts * old / new - 1e-6), 1).astype(int)
+    shape = resampled(counts, old, new)
     first = 0.5 * ((counts - 1) * old - (shape - 1) * new)
     matrix = np.column_stack([axes * (new / old), header.matrix[:3, 3] + axes @ (first / old)])
 

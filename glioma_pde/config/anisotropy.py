@@ -24,6 +24,9 @@ class Anisotropy(parameters("_Anisotropy", "anisotropy")):  # type: ignore[misc]
     carriers: bool = True
     contact_guidance: bool = False
 
+    def files(self):
+        return {} if self.tensors is None else {"tensors": self.tensors}
+
     @model_validator(mode="after")
     def _complete(self):
         if self.tensors is not None and (self.order is None or self.axes is None):

@@ -29,6 +29,9 @@ NonNegative = Annotated[float, Field(ge=0, lt=1e15)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Day = Annotated[float, Field(ge=0, le=1e5)]
 
+MOST_ROWS = 10_000
+"""Doses or events of one list, all repeats counted."""
+
 LONGEST_TEXT = 500
 
 
@@ -122,6 +125,14 @@ class Section(BaseModel):
     def images(self) -> dict[str, Image]:
         """Images it reads, under plain names."""
         return {}
+
+    def files(self) -> dict[str, str]:
+        """Files it reads, by their keys in the section."""
+        return {image.key: image.path for image in self.images().values()}
+
+    def stored(self) -> tuple[str, ...]:
+        """Fields that it adds to every stored frame."""
+        return ()
 
     def rows(self) -> dict[str, int]:
         """Lengths of its lists of doses or events: arms of equal lengths share one compiled program."""

@@ -18,9 +18,13 @@ class Oxygen(parameters("_Oxygen", "oxygen")):  # type: ignore[misc]
             raise ValueError("blood_mmHg must be above normal_mmHg, or nothing supplies the tissue")
         return self
 
+    def stored(self):
+        return ("oxygen",)
+
 
 class Necrosis(parameters("_Necrosis", "necrosis")):  # type: ignore[misc]
-    pass
+    def stored(self):
+        return ("necrotic",)
 
 
 _WITH_DYNAMICS = ("angiogenesis_per_day", "angiogenesis_below_mmHg")
@@ -35,6 +39,10 @@ class Vasculature(parameters("_Vasculature", "vasculature")):  # type: ignore[mi
             if getattr(self, name) != PARAMETERS[f"vasculature.{name}"].default:
                 raise ValueError(f"{name} is used with dynamics = 'dynamic' only")
         return self
+
+    def stored(self):
+        apart = ("vessels_missing", "vessels_new") if self.dynamics == "dynamic" else ()
+        return ("vessels", "vessel_leakiness", *apart)
 
 
 def oxygen_rules(parsed: Mapping[str, Any], present: set[str]) -> list[str]:

@@ -42,6 +42,10 @@ class Immune(parameters("_Immune", "immune")):  # type: ignore[misc]
             raise ValueError(f"kind = 'constant' has no {', '.join(changed)}")
         return self
 
+    def stored(self):
+        remembered = ("immune_memory",) if self.priming > 0 else ()
+        return ("immune", *remembered) if self.kind == "field" else ()
+
     def days(self):
         return [(f"suppression[{i}]", one.start_day) for i, one in enumerate(self.suppression)]
 

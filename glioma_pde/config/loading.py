@@ -27,6 +27,7 @@ from .sections import CAPACITY, DEFAULTED, REQUIRED, SECTIONS, Config, Study
 MOST_BYTES = 2**18
 MOST_ARMS = 500
 MOST_PROBLEMS = 1000  # of one section
+MOST_TABLES = 2000
 DEEPEST = 24
 """Limits far beyond any sensible configuration, so that no file takes long to refuse."""
 
@@ -85,8 +86,8 @@ def loads(
     problems: list[str] = []
     for item in sets:
         _apply_set(data, item, problems)
-    if deep := [key for key, value in data.items() if _is_deep(value)]:
-        raise ConfigError([*problems, *(f"{one_line(key, 80)}: nested too deeply" for key in deep)], where)
+    if large := {key: fault for key, value in data.items() if (fault := _too_large(value))}:
+        raise ConfigError([*problems, *(f"{one_line(key, 80)}: {fault}" for key, fault in large.items())], where)
 
     title = data.pop("title", one_line(Path(where).stem, 200))
     arms = data.pop("arms", None)
@@ -130,7 +131,7 @@ def from_json(text: str, folder: str = ".") -> Config:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([f"not valid JSON: {error}"], where) from None
-    if not isinstance(data, dict) or _is_deep(data):
+    if not isinstance(data, dict) or _too_large(data):
         raise ConfigError(["not a table of tables"], where)
     arm, title = data.pop("arm", "run"), data.pop("title", "")
     # values of a preset are among those of the arm, which may have left out some of its sections
@@ -260,14 +261,16 @@ def _names(problem: str, table: Mapping) -> bool:
     return True
 
 
-def _is_deep(data: Any) -> bool:
-    """Whether tables and lists lie deeper in one another than any configuration needs."""
+def _too_large(data: Any) -> str | None:
+    """What of its form no configuration needs."""
     level: Iterator[Any] = iter([data])
     for _ in range(DEEPEST):
         inner: list[Any] = []
         for node in level:
+            if isinstance(node, list) and len(node) > MOST_TABLES and isinstance(node[0], dict):
+                return f"{len(node)} tables are more than the {MOST_TABLES} that a list may have; repeat by `every`"
             inner += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
         if not inner:
-            return False
+            return None
         level = iter(inner)
-    return True
+    return "nested too deeply"

@@ -6,4 +6,5 @@ from .base import parameters
 
 
 class Malignancy(parameters("_Malignancy", "malignancy")):  # type: ignore[misc]
-    pass
+    def stored(self):
+        return ("malignant",)

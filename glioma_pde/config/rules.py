@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .anatomy import Atlas, is_file
-from .base import Section
+from .base import MOST_ROWS, Section
 from .environment import oxygen_rules
 from .routes import routes
 
@@ -34,6 +34,7 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
         problems.append("drug: has no source; add [prodrug] or set drug.secretion_mol_per_cell_per_day")
     problems += oxygen_rules(parsed, present)
     problems += _anisotropy(parsed, present)
+    problems += _too_many(parsed)
     problems += _schedule(parsed, present)
     problems += routes(parsed, present)
     problems += _places(parsed)
@@ -67,12 +68,22 @@ def _tolerance(tolerance: float, numerics: Any, present: set[str]) -> list[str]:
     return problems
 
 
+def _too_many(parsed: Mapping[str, Any]) -> list[str]:
+    counts = {name: section.rows() for name, section in parsed.items() if isinstance(section, Section)}
+    return [
+        f"{name}.{path}: {n} are more than the {MOST_ROWS} times that one list may have"
+        for name, rows in counts.items()
+        for path, n in rows.items()
+        if n > MOST_ROWS
+    ]
+
+
 def in_images(parsed: Mapping[str, Any], atlas: Atlas) -> list[str]:
     """Images that are missing, and points outside the tissue that images or formulas describe."""
-    tissue, tumour = parsed.get("tissue"), parsed.get("tumour")
-    problems = []
-    if tumour is not None and tumour.initial.kind == "nifti" and not is_file(atlas.folder / tumour.initial.path):
-        problems.append(f"tumour.initial.path: there is no image file {atlas.folder / tumour.initial.path}")
+    sections = {name: section for name, section in parsed.items() if isinstance(section, Section)}
+    files = [(f"{name}.{key}", atlas.folder / path) for name, s in sections.items() for key, path in s.files().items()]
+    problems = [f"{key}: there is no image file {path}" for key, path in files if not is_file(path)]
+    tissue = parsed.get("tissue")
     return problems if tissue is None else problems + atlas.problems(tissue, _said(parsed, "places"))
 
 

@@ -129,6 +129,12 @@ class Tumour(_Tumour):  # type: ignore[misc,valid-type]
     growth: Literal["logistic", "gompertz", "exponential"] = "logistic"
     initial: Annotated[GaussianInitial | NiftiInitial, Field(discriminator="kind")]
 
+    def files(self):
+        return {"initial.path": self.initial.path} if self.initial.kind == "nifti" else {}
+
+    def stored(self):
+        return ("tumour",)
+
     def places(self):
         return [("initial.centre_mm", self.initial.centre_mm)] if self.initial.kind == "gaussian" else []
 
@@ -159,6 +165,9 @@ class Carriers(_Carriers):  # type: ignore[misc,valid-type]
     taxis: Taxis = FluxLimitedTaxis(kind="flux_limited")  # type: ignore[call-arg]
     volume_filling: bool = False
 
+    def stored(self):
+        return ("carriers",)
+
 
 Dynamics = Literal["quasi_steady", "dynamic"]
 """A substance in equilibrium with what makes it, or on its own time scale."""
@@ -175,6 +184,9 @@ class Attractant(parameters("_Attractant", "attractant")):  # type: ignore[misc]
             short = {"diffusivity_mm2_per_day": 1.5, "decay_per_day": 17.0, "release_per_day": 17.0}
             return {**short, **data}
         return data
+
+    def stored(self):
+        return ("attractant",)
 
 
 class Course(Section):
@@ -213,6 +225,9 @@ class Prodrug(parameters("_Prodrug", "prodrug")):  # type: ignore[misc]
             raise ValueError("diffusivity_mm2_per_day is used with dynamics = 'dynamic' only")
         return self
 
+    def stored(self):
+        return ("prodrug",)
+
     def days(self):
         starts = [(f"courses[{i}]", c.start_day) for i, c in enumerate(self.courses)]
         return starts + [(f"boluses[{i}]", b.day) for i, b in enumerate(self.boluses)]
@@ -234,6 +249,9 @@ class Drug(parameters("_Drug", "drug")):  # type: ignore[misc]
     dynamics: Dynamics = "quasi_steady"
     _kinds = model_validator(mode="before")(lambda data: with_kind(data, "kill", "hill"))
     kill: Annotated[HillKill | LinearKill, Field(discriminator="kind")] = HillKill(kind="hill")  # type: ignore[valid-type,call-arg]
+
+    def stored(self):
+        return ("drug",)
 
 
 # -- time, output ---------------------------------------------------------------------------

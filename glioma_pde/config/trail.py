@@ -19,3 +19,6 @@ class Trail(parameters("_Trail", "trail")):  # type: ignore[misc]
     _kinds = model_validator(mode="before")(lambda data: with_kind(data, "kill", "hill"))
     kill: Annotated[HillKill | LinearKill, Field(discriminator="kind")] = HillKill(kind="hill")  # type: ignore[valid-type,call-arg]
     counts_as_drug: bool = False
+
+    def stored(self):
+        return ("trail",)

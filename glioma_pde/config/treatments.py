@@ -24,7 +24,8 @@ from .base import (
 
 
 class Resistance(parameters("_Resistance", "resistance")):  # type: ignore[misc]
-    pass
+    def stored(self):
+        return ("resistant", "tumour_cells")
 
 
 class OralDose(Repeated):

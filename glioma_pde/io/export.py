@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from glioma_pde.errors import GliomaError
 from glioma_pde.io._files import file_errors
 from glioma_pde.io.hdf5 import RunFile
-from glioma_pde.io.nifti import write_image
+from glioma_pde.io.nifti import MAX_VOXELS, write_image
 
 _PLACE_TOLERANCE_MM = 1e-3
 _NUMBERS = {"float32": ("Float", "4"), "float64": ("Float", "8"), "uint8": ("UChar", "1")}
@@ -113,7 +114,7 @@ def _in_full_image(run: RunFile, window: np.ndarray) -> tuple[np.ndarray, np.nda
         shape = tuple(int(n) for n in run.attrs["full_shape"])
         start = [int(n) for n in run.attrs["window_start"]]
         affine = np.array(run.attrs["full_affine"], float)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise misfit from error
     if affine.shape != (4, 4) or not len(shape) == len(start) == window.ndim:
         raise misfit
@@ -123,6 +124,8 @@ def _in_full_image(run: RunFile, window: np.ndarray) -> tuple[np.ndarray, np.nda
     moved[:3, 3] += affine[:3, : len(start)] @ start
     if not inside or not np.allclose(moved, run.grid.matrix, rtol=0, atol=_PLACE_TOLERANCE_MM):
         raise misfit
+    if math.prod(shape) > MAX_VOXELS:
+        raise GliomaError(f"{run.path}: its full image of shape {shape} is too large; export with full=False.")
     whole = np.zeros(shape, np.float32)
     whole[box] = window
     return whole, affine

@@ -19,12 +19,13 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 
 from glioma_pde.errors import GliomaError
 from glioma_pde.grid import Grid
 from glioma_pde.tissue import Tissue
 
-MAX_VOXELS = 1024**3
+MAX_VOXELS = 512**3
 _PIECE = 2**20
 _HEADERS = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
 
@@ -68,15 +69,14 @@ def read_volumes(path: str | os.PathLike, count: int, max_values: int = MAX_VOXE
         GliomaError: as `read_image`, but for values that are not finite.
     """
     path = Path(path)
-    if not path.is_file():
-        raise GliomaError(f"There is no image file {path}; check the path.")
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise GliomaError(f"{path} is not a NIfTI file (.nii or .nii.gz); convert it first.")
     try:
-        image = _load(path, max_values, count)
-        affine = _affine(image.header, path)
-        with np.errstate(all="ignore"):  # what overflows float32 is reported below
-            data = np.asarray(image.dataobj, dtype=np.float32).reshape(*image.shape[:3], count)
+        if not path.is_file():
+            raise GliomaError(f"There is no image file {path}; check the path.")
+        if not path.name.lower().endswith((".nii", ".nii.gz")):
+            raise GliomaError(f"{path} is not a NIfTI file (.nii or .nii.gz); convert it first.")
+        header, stored = _load(path, max_values, count)
+        affine = _affine(header, path)
+        data = _scaled(header, stored).reshape(*header.get_data_shape()[:3], count, order="F")
     except (
         OSError,
         EOFError,
@@ -86,7 +86,6 @@ def read_volumes(path: str | os.PathLike, count: int, max_values: int = MAX_VOXE
         ValueError,
         ArithmeticError,
         KeyError,
-        MemoryError,
     ) as error:
         raise GliomaError(f"{path} cannot be read as NIfTI, it may be damaged or cut short: {error}") from None
     return data, affine
@@ -195,8 +194,8 @@ def tissue_from_nifti(
 # -- details --------------------------------------------------------------------------------
 
 
-def _load(path: Path, max_values: int, count: int):
-    """The image, with its header judged before its data is read, and the stream read to its end."""
+def _load(path: Path, max_values: int, count: int) -> tuple[Any, bytearray]:
+    """The header, judged before the data is read, and the file as far as it says; the stream is read to its end."""
     compressed = path.name.lower().endswith(".gz")
     with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
         head = file.read(540)
@@ -219,7 +218,21 @@ def _load(path: Path, max_values: int, count: int):
             beyond += len(piece)
             if beyond > max(length, 64 * _PIECE):
                 raise EOFError("it unpacks to more than twice what its header promises")
-    return kind.from_bytes(bytes(data))
+    return header, data
+
+
+def _scaled(header, stored: bytearray) -> np.ndarray:
+    """The values, scaled as the header says, layer by layer: nothing is held but the result and what is stored."""
+    shape = header.get_data_shape()
+    raw = np.ndarray(shape, header.get_data_dtype(), stored, int(header.get_data_offset()), order="F")
+    raw = raw.reshape(*shape[:2], -1, order="F")
+    slope, inter = header.get_slope_inter()
+    data = np.empty(raw.shape, np.float32, order="F")
+    with np.errstate(all="ignore"):  # what overflows float32 is reported by the caller
+        for k in range(raw.shape[2]):
+            layer = raw[..., k]
+            data[..., k] = layer if slope is None else apply_read_scaling(layer, slope, inter)
+    return data
 
 
 def _check_header(header, path: Path, max_values: int, count: int) -> None:

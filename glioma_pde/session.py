@@ -1,0 +1,150 @@
+"""Arms that run together: all of them built first, then one after the other, and what is left to do when interrupted."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from rich.progress import BarColumn, Progress, TextColumn
+
+from . import signals
+from .build import Experiment, build, common_shapes, make_tissue
+from .config import Config
+from .config.size import LARGE
+from .errors import ConfigError, GliomaError, Interrupted
+from .io._files import in_units
+from .io.hdf5 import RunFile
+from .run import Progress as Reached
+from .run import Result, checkpoint_path, output_size, resume, run
+from .tissue import Tissue
+
+
+def build_all(arms: Sequence[Config], where: str = "configuration") -> list[Experiment]:
+    """`build` of arms that run together; an anatomy that they share is made once.
+
+    Raises:
+        ConfigError: for everything wrong in any arm, with the arm's name unless it is wrong in all.
+    """
+    shapes = common_shapes(arms)
+    made: dict[tuple[str, str], tuple[Tissue, Any]] = {}
+    experiments = []
+    wrong: dict[str, list[str]] = {}
+    for arm in arms:
+        key = (arm.tissue.model_dump_json(), arm.numerics.precision)
+        try:
+            if key not in made:
+                made[key] = make_tissue(arm, jnp.dtype(arm.numerics.precision))
+            experiments.append(replace(build(arm, made[key][0], shapes=shapes), background=made[key][1]))
+        except ConfigError as error:
+            wrong[arm.arm] = error.problems
+    if wrong:
+        shared = [p for p in next(iter(wrong.values())) if all(p in wrong.get(arm.arm, ()) for arm in arms)]
+        own = [f"arms.{name}.{p}" for name, problems in wrong.items() for p in problems if p not in shared]
+        raise ConfigError([*shared, *own], where)
+    return experiments
+
+
+def run_all(
+    experiments: list[Experiment],
+    out: Path,
+    text: str,
+    figures: bool,
+    again: Callable[[list[str]], list[str]],
+    conclude: Callable[[list[Result], Config, Path, bool], None],
+) -> None:
+    """Run arms into ``out``, and show what came of them.
+
+    Args:
+        text: of the configuration.
+        again: the command line that runs the named arms.
+        conclude: shows the results, of the first arm's ``outcome`` and ``output``, with figures or without.
+
+    Raises:
+        Interrupted: naming what is left to do, with the command for it.
+    """
+    first = experiments[0].config
+    figures = figures and first.output.figures
+    left = [e.config.arm for e in experiments]
+    paths = [out / f"{name}.h5" for name in left]
+    results: list[Result] = []
+    try:
+        for experiment, path in zip(experiments, paths, strict=True):
+            try:
+                result, late = with_progress(experiment, path, text)
+            except Interrupted:
+                left.pop(0)  # the message has the command for it
+                raise
+            left.pop(0)
+            results.append(result)
+            if late is not None and (left or figures):
+                raise signals.Terminated if late == signal.SIGTERM else KeyboardInterrupt
+        conclude(results, first, out, figures)
+    except (Interrupted, KeyboardInterrupt) as error:
+        done = f"after arm {results[-1].arm!r}, which is complete" if results else "before the first arm"
+        lines = [str(error) or f"Interrupted {done}."]
+        if left:
+            lines.append(f"The arms after it, {', '.join(left)}: {shlex.join(again(left))}")
+        if figures:
+            lines.append(f"The figures then: {shlex.join(['glioma-pde', 'plot', *map(str, paths), '--out', str(out)])}")
+        stopped = Interrupted("\n".join(lines))
+        stopped.exit_code = error.exit_code if isinstance(error, Interrupted) else signals.code_of(error)
+        raise stopped from None
+
+
+def with_progress(experiment: Experiment, path: Path, text: str | None) -> tuple[Result, int | None]:
+    """Run (or, without a text, resume) one arm under a progress bar.
+
+    Returns:
+        What came of it, and the signal that came too late to interrupt it, if any.
+    """
+    arm = experiment.config.arm
+    size = output_size(experiment).file
+    if size > LARGE:
+        print(f"  {arm}: note: the output will take about {in_units(size)} (an estimate; fields are compressed)")
+    for warning in experiment.warnings:
+        print(f"  {arm}: note: {warning}")
+    columns = (TextColumn("  {task.description:<12}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    with Progress(*columns, transient=not sys.stdout.isatty()) as bar:
+        end = float(experiment.days[-1])
+        task = bar.add_task(arm, total=end, state="compiling")
+
+        def report(p: Reached) -> None:
+            bar.update(task, completed=p.day, state=f"day {p.day:g} of {p.end_day:g}, {p.remaining_s:.0f} s left")
+
+        with signals.asking() as stop:
+            try:
+                if text is None:
+                    result = resume(experiment, path, report, stop)
+                else:
+                    result = run(experiment, path, report, text, stop)
+            except (Interrupted, KeyboardInterrupt) as error:
+                what = str(error) or f"Arm {arm!r} was interrupted."
+                if checkpoint_path(path).exists():
+                    how = f"Go on with: glioma-pde resume {shlex.quote(str(path))}"
+                elif _is_complete(path):
+                    how = f"It is complete: {path}"
+                else:
+                    how = f"Nothing was saved; run it again: {arm}"
+                interrupted = Interrupted(f"{what} {how}")
+                interrupted.exit_code = signals.exit_code(stop.signal)
+                raise interrupted from None
+        bar.update(task, state=f"day {result.course.days[-1]:g} in {result.elapsed_s:.0f} s")
+    for warning in result.warnings[len(experiment.warnings) :]:
+        print(f"  {arm}: warning: {warning}")
+    if not sys.stdout.isatty():
+        print(f"  {arm}: {result.status}, {result.elapsed_s:.0f} s")
+    return result, stop.signal
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        with RunFile(path) as file:
+            return file.attrs["status"] != "running"
+    except GliomaError:
+        return False
