@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .biology.attractant import Attractant
     from .biology.carriers import Carriers
     from .biology.drug import Drug
+    from .biology.immune import ConstantClearance, ImmuneResponse, PrimedImmuneResponse, Suppression
     from .biology.laws import (
         Additive,
         Bliss,
@@ -28,13 +29,20 @@ if TYPE_CHECKING:
         Logistic,
         ReceptorSensing,
     )
+    from .biology.malignancy import Malignancy
+    from .biology.necrosis import Necrosis
+    from .biology.oxygen import Oxygen
     from .biology.prodrug import Boluses, Courses, Prodrug
+    from .biology.radiotherapy import Radiotherapy
     from .biology.resistance import Resistance
     from .biology.surgery import Resections, ThresholdResections
     from .biology.temozolomide import OralDoses, Temozolomide
+    from .biology.trail import Trail
     from .biology.tumour import Tumour
+    from .biology.vasculature import DynamicVasculature, Vasculature
     from .build import build
     from .config import load as load_config
+    from .control import make_controlled_plan
     from .delivery import CarrierDoses, Schedule
     from .errors import ConfigError, GliomaError
     from .grid import Grid
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
     from .io.hdf5 import RunFile
     from .io.nifti import tissue_from_nifti
     from .model import Model
+    from .risk import event_bound, no_event, transformation_bound
     from .run import run
     from .schedule import make_plan, stack
     from .solve import Solution, simulate, solve
@@ -53,17 +62,25 @@ _NAMES = {
     "biology.attractant": ["Attractant"],
     "biology.carriers": ["Carriers"],
     "biology.drug": ["Drug"],
+    "biology.immune": ["ConstantClearance", "ImmuneResponse", "PrimedImmuneResponse", "Suppression"],
     "biology.laws": [
         "Logistic", "Gompertz", "Exponential", "Hill", "Linear",
         "LinearSensing", "ReceptorSensing", "LogarithmicSensing", "FluxLimited", "Additive", "Bliss",
     ],
+    "biology.malignancy": ["Malignancy"],
+    "biology.necrosis": ["Necrosis"],
+    "biology.oxygen": ["Oxygen"],
     "biology.prodrug": ["Boluses", "Courses", "Prodrug"],
+    "biology.radiotherapy": ["Radiotherapy"],
     "biology.resistance": ["Resistance"],
     "biology.surgery": ["Resections", "ThresholdResections"],
     "biology.temozolomide": ["OralDoses", "Temozolomide"],
+    "biology.trail": ["Trail"],
     "biology.tumour": ["Tumour"],
+    "biology.vasculature": ["DynamicVasculature", "Vasculature"],
     "build": ["build"],
     "config": ["load_config"],
+    "control": ["make_controlled_plan"],
     "delivery": ["CarrierDoses", "Schedule"],
     "errors": ["ConfigError", "GliomaError"],
     "grid": ["Grid"],
@@ -71,6 +88,7 @@ _NAMES = {
     "io.hdf5": ["RunFile"],
     "io.nifti": ["tissue_from_nifti"],
     "model": ["Model"],
+    "risk": ["event_bound", "no_event", "transformation_bound"],
     "run": ["run"],
     "schedule": ["make_plan", "stack"],
     "solve": ["Solution", "simulate", "solve"],

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from glioma_pde.errors import GliomaError
-from glioma_pde.grid import Grid
 
 Maps = dict[str, Any]
 
 
-def phantom_maps(kind: str, grid: Grid, white_fraction: float, radius_mm: float | None) -> Maps:
-    """The arguments of ``Tissue.from_arrays`` for one phantom; see ``Tissue.phantom``."""
+class _Cells(Protocol):
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def spacing_mm(self) -> tuple[float, ...]: ...
+
+
+class Box(NamedTuple):
+    """All that a phantom needs to know of a grid."""
+
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+
+
+def phantom_maps(
+    kind: str, grid: _Cells, white_fraction: float, radius_mm: float | None, cells: Sequence[slice] | None = None
+) -> Maps:
+    """The arguments of ``Tissue.from_arrays`` for one phantom; see ``Tissue.phantom``.
+
+    Args:
+        cells: of the grid, those that are wanted; default all.
+    """
     counts, spacing = np.asarray(grid.shape), np.asarray(grid.spacing_mm)
     half = 0.5 * counts * spacing
     axes = [(np.arange(n) + 0.5) * h - b for n, h, b in zip(counts, spacing, half, strict=True)]
+    if cells is not None:
+        axes = [axis[part] for axis, part in zip(axes, cells, strict=True)]
     # Distances from the middle of the box, one broadcastable array per axis [mm].
     place = np.meshgrid(*axes, indexing="ij", sparse=True)
     if kind == "head":
         return _head([x / b for x, b in zip(place, half, strict=True)])
-    tissue, white = np.ones(grid.shape), np.full(grid.shape, float(white_fraction))
+    shape = tuple(len(axis) for axis in axes)
+    tissue, white = np.ones(shape), np.full(shape, float(white_fraction))
     if kind == "sphere":
         radius = half.min() - spacing.max() if radius_mm is None else float(radius_mm)
         tissue = np.asarray(sum(x * x for x in place) <= radius * radius, dtype=float)
-        if not radius > 0 or not tissue.any():
+        if not radius > 0 or (cells is None and not tissue.any()):
             raise GliomaError(f"A sphere of radius {radius:g} mm holds no cell; choose a larger one.")
     elif kind == "slab":
         # The share of each cell below the middle, so that an interface may cut through cells.

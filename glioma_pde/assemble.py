@@ -17,15 +17,26 @@ from .biology.attractant import Attractant, DynamicAttractant
 from .biology.base import Event
 from .biology.carriers import Carriers
 from .biology.drug import Drug, DynamicDrug
+from .biology.immune import ConstantClearance, ImmuneResponse, PrimedImmuneResponse, Suppression
 from .biology.laws import COMBINATION, GROWTH, KILL, SENSING, Combination
+from .biology.malignancy import Malignancy
+from .biology.necrosis import Necrosis
+from .biology.oxygen import Oxygen
 from .biology.prodrug import Boluses, Courses, DynamicProdrug, Prodrug
+from .biology.radiotherapy import Radiotherapy
 from .biology.resistance import Resistance
 from .biology.surgery import Resections, ThresholdResections
 from .biology.temozolomide import OralDoses, Temozolomide
+from .biology.trail import Trail
 from .biology.tumour import Tumour
+from .biology.vasculature import DynamicVasculature, Vasculature
 from .config import Config
+from .config.base import Section
 from .delivery import CarrierDoses
 from .parameters import PARAMETERS
+
+Images = dict[str, Array]
+"""Images that sections read, on the computed grid, by ``section_name``."""
 
 Shapes = dict[str, int]
 """Least numbers of rows of lists, by path, so that arms which differ only in their doses share one program."""
@@ -45,15 +56,28 @@ def _values(section: Any, prefix: str) -> dict[str, Any]:
     return out
 
 
-def modules_of(config: Config, dtype, shapes: Shapes) -> list[Any]:
+def modules_of(config: Config, dtype, shapes: Shapes, images: Images | None = None) -> list[Any]:
     """A module for each section that is there."""
-    return [make(config, dtype, shapes) for name, make in MODULES.items() if getattr(config, name) is not None]
+    makers = [(name, make) for name, make in MODULES.items() if getattr(config, name) is not None]
+    return [make(config, dtype, shapes, *_own(name, config, images or {})) for name, make in makers]
+
+
+def _own(name: str, config: Config, images: Images) -> tuple[Images, ...]:
+    """The images of a section by their names in it, if it is one that can have some."""
+    section = getattr(config, name)
+    if type(section).images is Section.images:
+        return ()
+    return ({own: images[f"{name}_{own}"] for own in section.images()},)
 
 
 def _tumour(config: Config, dtype, shapes: Shapes) -> Tumour:
-    crowded = config.carriers is not None and config.carriers.crowding > 0
     growth: Any = GROWTH[config.tumour.growth]()
-    return Tumour(**_values(config.tumour, "tumour"), growth=growth, one_sided_growth=crowded)
+    return Tumour(**_values(config.tumour, "tumour"), growth=growth, one_sided_growth=_crowded(config))
+
+
+def _crowded(config: Config) -> bool:
+    """Whether carriers take room, so that crowding must not kill."""
+    return config.carriers is not None and config.carriers.crowding > 0
 
 
 def _carriers(config: Config, dtype, shapes: Shapes) -> Carriers:
@@ -61,7 +85,7 @@ def _carriers(config: Config, dtype, shapes: Shapes) -> Carriers:
     sensing = SENSING.get(c.taxis.kind)
     taxis = None if sensing is None else sensing(**_values(c.taxis, "carriers.taxis"))
     values: dict[str, Any] = _values(c, "carriers")
-    for name in ("proliferation_per_day", "tumour_kill_per_day", "drug_sensitivity"):
+    for name in ("proliferation_per_day", "tumour_kill_per_day", "drug_sensitivity", "alpha_per_gy"):
         values[name] = values[name] or None  # a rate of zero is not computed at all
     return Carriers(**values, taxis=taxis, volume_filling=c.volume_filling)
 
@@ -97,6 +121,43 @@ def _temozolomide(config: Config, dtype, shapes: Shapes) -> Temozolomide:
     return Temozolomide(OralDoses(table[:, 0], table[:, 1]), **_values(t, "temozolomide"), kill=kill)
 
 
+def _trail(config: Config, dtype, shapes: Shapes) -> Trail:
+    kill = _kill(config.trail.kill, "trail.kill")
+    tolerance = config.numerics.elliptic_tolerance
+    counts = config.trail.counts_as_drug
+    return Trail(**_values(config.trail, "trail"), kill=kill, counts_as_drug=counts, tolerance=tolerance)
+
+
+def _immune(config: Config, dtype, shapes: Shapes) -> ConstantClearance:
+    i = config.immune
+    windows = Suppression(*_columns(i.suppression, Suppression, shapes.get("immune.suppression", 0), dtype))
+    values = _values(i, "immune")
+    if i.kind == "constant":
+        return ConstantClearance(windows, values["clearance_per_day"])
+    if values["priming"] > 0:
+        return PrimedImmuneResponse(windows, **values)
+    for name in ("priming", "priming_exposure_cell_days", "forgetting_per_day"):
+        del values[name]
+    return ImmuneResponse(windows, **values)
+
+
+def _malignancy(config: Config, dtype, shapes: Shapes) -> Malignancy:
+    values: dict[str, Any] = _values(config.malignancy, "malignancy")
+    values["drug_sensitivity"] = values["drug_sensitivity"] or None  # a rate of zero is not computed at all
+    return Malignancy(**values, one_sided_growth=_crowded(config))
+
+
+def _oxygen(config: Config, dtype, shapes: Shapes) -> Oxygen:
+    return Oxygen(**_values(config.oxygen, "oxygen"), tolerance=config.numerics.elliptic_tolerance)
+
+
+def _vasculature(config: Config, dtype, shapes: Shapes) -> Vasculature:
+    values = _values(config.vasculature, "vasculature")
+    if config.vasculature.dynamics == "dynamic":
+        return DynamicVasculature(**values)
+    return Vasculature(**{name: v for name, v in values.items() if not name.startswith("angiogenesis")})
+
+
 def _kill(section: Any, prefix: str) -> Any:
     law: dict[str, Any] = _values(section, prefix)
     if law.get("hill") == 1.0:
@@ -104,7 +165,7 @@ def _kill(section: Any, prefix: str) -> Any:
     return KILL[section.kind](**law)
 
 
-MODULES: dict[str, Callable[[Config, Any, Shapes], Any]] = {
+MODULES: dict[str, Callable[..., Any]] = {
     "tumour": _tumour,
     "carriers": _carriers,
     "attractant": _attractant,
@@ -112,8 +173,15 @@ MODULES: dict[str, Callable[[Config, Any, Shapes], Any]] = {
     "drug": _drug,
     "resistance": lambda config, dtype, shapes: Resistance(**_values(config.resistance, "resistance")),
     "temozolomide": _temozolomide,
+    "trail": _trail,
+    "immune": _immune,
+    "malignancy": _malignancy,
+    "oxygen": _oxygen,
+    "necrosis": lambda config, dtype, shapes: Necrosis(**_values(config.necrosis, "necrosis")),
+    "vasculature": _vasculature,
 }
-"""What makes a module of each section that switches one on."""
+"""What makes a module of each section that switches one on, from (config, dtype, shapes); where sections can name
+images, these too, by their names there."""
 
 
 def combination_of(config: Config) -> Combination | None:
@@ -123,11 +191,11 @@ def combination_of(config: Config) -> Combination | None:
     return law
 
 
-def events_of(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
+def events_of(config: Config, dtype, shapes: Shapes, images: Images | None = None) -> Iterator[Event]:
     """Everything that happens at an instant, injections first."""
     for name, make in EVENTS.items():
         if getattr(config, name) is not None:
-            yield from make(config, dtype, shapes)
+            yield from make(config, dtype, shapes, *_own(name, config, images or {}))
 
 
 def _injections(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
@@ -158,11 +226,22 @@ def _resections(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
         )
 
 
-EVENTS: dict[str, Callable[[Config, Any, Shapes], Iterator[Event]]] = {
+def _fractions(config: Config, dtype, shapes: Shapes, images: Images) -> Iterator[Event]:
+    section = config.radiotherapy
+    for map_, rows in section.courses():
+        missing = shapes.get(f"radiotherapy.{section.group(map_)}", 0) - len(rows)
+        table = jnp.asarray(rows + [(BEFORE, 0.0)] * missing, dtype)
+        values = {name: jnp.asarray(v, dtype) for name, v in _values(section, "radiotherapy").items()}
+        relative = None if map_ is None else images[section.map_names()[map_]]
+        yield Radiotherapy(table[:, 0], table[:, 1], **values, dose_map=relative, form=section.survival)
+
+
+EVENTS: dict[str, Callable[..., Iterator[Event]]] = {
     "schedule": _injections,
     "surgery": _resections,
+    "radiotherapy": _fractions,
 }
-"""What makes the events of each section that has some; injections come first."""
+"""What makes the events of each section that has some, from the same as a module; injections come first."""
 
 
 def _columns(rows: Sequence[Any], kind: type, least: int, dtype) -> list[Array]:
@@ -172,9 +251,7 @@ def _columns(rows: Sequence[Any], kind: type, least: int, dtype) -> list[Array]:
 
 
 def _doses(injection: Any, least: int, dtype) -> CarrierDoses:
-    days = injection.all_days()
-    days = days + [BEFORE] * (least - len(days))
-    doses = CarrierDoses.at_sites(
-        days, injection.cells, injection.sites_mm, injection.sigma_mm, injection.retained_fraction
-    )
+    rows = injection.each("cells")
+    days, cells = zip(*rows, *[(BEFORE, 0.0)] * (least - len(rows)), strict=True)
+    doses = CarrierDoses.at_sites(days, cells, injection.sites_mm, injection.sigma_mm, injection.retained_fraction)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), doses)

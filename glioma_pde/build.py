@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .assemble import Shapes, combination_of, events_of, modules_of
+from .assemble import Images, Shapes, combination_of, events_of, modules_of
 from .biology.base import Observable
 from .config import Config
 from .config.base import Section
-from .config.sections import SECTIONS
+from .config.sections import MOST_STEPS, SECTIONS
+from .control import SERIES
 from .delivery import NARROWEST, CarrierDoses, Schedule, gaussian
 from .errors import ConfigError
 from .grid import Grid
@@ -41,6 +42,8 @@ class Experiment:
         frames: which of them also store the fields.
         background: display image and its affine, of the whole anatomy.
         warnings: what the user should know before trusting the run.
+        initial_given: the initial fields are numbers, not a formula of the configuration.
+        images: what sections read, on the computed grid, by ``section_name``.
     """
 
     config: Config
@@ -54,11 +57,14 @@ class Experiment:
     step_days: float
     warnings: tuple[str, ...]
     shapes: Shapes
+    initial_given: bool = False
+    images: Images = field(default_factory=dict)
 
     @property
     def observables(self) -> tuple[Observable, ...]:
         """All scalars that a run of this arm may give."""
-        return observables(self.model, self.schedule.events)
+        of_steps = SERIES if self.config.time.tolerance is not None else ()
+        return (*observables(self.model, self.schedule.events), *of_steps)
 
 
 def common_shapes(arms: Sequence[Config]) -> Shapes:
@@ -77,12 +83,13 @@ def build(
     tissue: Tissue | None = None,
     initial: dict[str, Any] | None = None,
     shapes: Shapes | None = None,
+    images: Images | None = None,
 ) -> Experiment:
     """Everything that ``config`` describes.
 
     Args:
-        tissue, initial: take the place of the configured anatomy and initial tumour (a run repeated from its
-            own file, or from Python).
+        tissue, initial, images: take the place of the configured anatomy, initial tumour and images (a run repeated
+            from its own file, or from Python).
         shapes: `common_shapes` of the arms that run together.
 
     Raises:
@@ -96,26 +103,41 @@ def build(
     background = None
     if tissue is None:
         tissue, background = make_tissue(config, dtype)
+    problems: list[str] = []
+    if images is None:
+        images = _images(config, tissue, dtype, problems)
+    model, schedule = described(config, tissue, shapes, images)
+    problems += [*_outside(config, tissue), *_too_dense(config, model, schedule)]
+    given = initial is not None or config.tumour.initial.kind == "nifti"
+    if initial is None:
+        initial = _initial(config, tissue, dtype, problems)
+    if problems:
+        raise ConfigError(problems, config.title)
+    initial = {name: jnp.asarray(values, dtype) for name, values in initial.items()}
+    days, frames = days_of(config)
+    longest = model.largest_steps()
+    step = min(config.time.step_days, *longest.values())
+    if problem := _too_many_steps(config, longest):
+        raise ConfigError([problem], config.title)
+    warnings = _warnings(config, tissue, longest)
+    plan = make_plan(model, schedule, days.tolist(), step)
+    return Experiment(
+        config, model, initial, schedule, plan, days, frames, background, step, tuple(warnings), shapes, given, images
+    )
+
+
+def described(config: Config, tissue: Tissue, shapes: Shapes, images: Images) -> tuple[Model, Schedule]:
+    """The model and the events that ``config`` describes."""
+    dtype = jnp.dtype(config.numerics.precision)
     model = Model(
         tissue,
-        modules_of(config, dtype, shapes),
+        modules_of(config, dtype, shapes, images),
         config.capacity_cells_per_mm3,
         _stepper(config),
         config.numerics.ledger,
         combination_of(config),
     )
-    schedule = Schedule(tuple(events_of(config, dtype, shapes)))
-    problems = [*_outside(config, tissue), *_too_dense(config, model, schedule)]
-    if initial is None:
-        initial = _initial(config, tissue, dtype, problems)
-    if problems:
-        raise ConfigError(problems, config.title)
-    days, frames = _days(config)
-    longest = model.largest_steps()
-    step = min(config.time.step_days, *longest.values())
-    warnings = _warnings(config, tissue, longest)
-    plan = make_plan(model, schedule, days.tolist(), step)
-    return Experiment(config, model, initial, schedule, plan, days, frames, background, step, tuple(warnings), shapes)
+    return model, Schedule(tuple(events_of(config, dtype, shapes, images)))
 
 
 def make_tissue(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.ndarray] | None]:
@@ -162,29 +184,26 @@ def _stepper(config: Config):
 def _initial(config: Config, tissue: Tissue, dtype, problems: list[str]) -> dict[str, Array]:
     start = config.tumour.initial
     if start.kind == "nifti":
-        values, affine = read_image(Path(config.folder) / start.path)
-        full = tissue.full_grid or tissue.grid
-        if values.shape != full.shape or not np.allclose(affine, full.matrix, atol=1e-3):
-            problems.append(
-                f"tumour.initial.path: {start.path} is not in the space of the tissue "
-                f"(shape {values.shape} against {full.shape}); resample it first"
-            )
+        values = _image(config, tissue, "tumour.initial.path", start.path, problems)
+        if values is None:
             return {}
         if values.min() < 0 or values.max() > 1:
             problems.append("tumour.initial.path: densities must lie between 0 and 1 (fractions of capacity)")
             return {}
-        begin = tissue.window_start or (0,) * full.ndim
-        box = tuple(slice(a, a + n) for a, n in zip(begin, tissue.grid.shape, strict=True))
-        return {"tumour": jnp.asarray(values[box], dtype)}
+        values = values[_box(tissue)]
+        if not np.any(values[np.asarray(tissue.mask)] > 0):
+            problems.append(f"tumour.initial.path: {start.path} holds no tumour in the computed tissue")
+        return {"tumour": jnp.asarray(values, dtype)}
     inside = jnp.asarray(tissue.mask, dtype)
     shape = gaussian(tissue.grid, jnp.asarray(start.centre_mm, dtype), jnp.asarray(start.sigma_mm, dtype)) * inside
+    if not float(shape.max()) > 0:
+        if not any(p.startswith("tumour.initial") for p in problems):
+            problems.append("tumour.initial: its Gaussian reaches no tissue; move it there or widen sigma_mm")
+        return {}
     if start.peak is not None:
         # cell means of a Gaussian peak a little below its centre value
         return {"tumour": start.peak * shape}
-    total = float(tissue.grid.integrate(shape))
-    if total <= 0:
-        return {}
-    u = shape * (start.cells / config.capacity_cells_per_mm3 / total)
+    u = shape * (start.cells / config.capacity_cells_per_mm3 / float(tissue.grid.integrate(shape)))
     if float(u.max()) > 1:
         problems.append(
             f"tumour.initial: {start.cells:g} cells with sigma_mm = {start.sigma_mm:g} reach {float(u.max()):.2f} of the "
@@ -193,11 +212,61 @@ def _initial(config: Config, tissue: Tissue, dtype, problems: list[str]) -> dict
     return {"tumour": u}
 
 
+def _image(config: Config, tissue: Tissue, key: str, file: str, problems: list[str]) -> np.ndarray | None:
+    """An image of the whole anatomy; ``None``, and a problem more, if it lies elsewhere."""
+    values, affine = read_image(Path(config.folder) / file)
+    full = tissue.full_grid or tissue.grid
+    if values.shape == full.shape and np.allclose(affine, full.matrix, atol=1e-3):
+        return values
+    problems.append(
+        f"{key}: {file} is not in the space of the tissue (shape {values.shape} against {full.shape}); resample it first"
+    )
+    return None
+
+
+def _box(tissue: Tissue) -> tuple[slice, ...]:
+    """The computed window in the whole anatomy."""
+    begin = tissue.window_start or (0,) * tissue.grid.ndim
+    return tuple(slice(a, a + n) for a, n in zip(begin, tissue.grid.shape, strict=True))
+
+
+def image_names(config: Config) -> list[str]:
+    """The images that sections read, by ``section_name``."""
+    return [f"{name}_{own}" for name, section in _sections(config).items() for own in section.images()]
+
+
+def _sections(config: Config) -> dict[str, Section]:
+    """Those that are there."""
+    return {name: getattr(config, name) for name in SECTIONS if isinstance(getattr(config, name), Section)}
+
+
+def _images(config: Config, tissue: Tissue, dtype, problems: list[str]) -> Images:
+    """What sections read, over its scale and cut to the computed window; zero outside the tissue."""
+    images: Images = {}
+    for name, section in _sections(config).items():
+        for own, image in section.images().items():
+            key = f"{name}.{image.key}"
+            values = _image(config, tissue, key, image.path, problems)
+            if values is None:
+                images[f"{name}_{own}"] = jnp.zeros(tissue.grid.shape, dtype)
+                continue
+            relative = np.where(np.asarray(tissue.mask), values[_box(tissue)] / image.scale, 0.0)
+            if values.min() < 0:
+                problems.append(f"{key}: {image.path} has negative values, down to {values.min():g}")
+            elif relative.max() > image.high:
+                problems.append(
+                    f"{key}: {image.path} reaches {relative.max():.3g} times {image.scale:g}, over {image.high:g}; check its unit"
+                )
+            elif not relative.any():
+                problems.append(f"{key}: {image.path} is zero everywhere in the computed tissue")
+            images[f"{name}_{own}"] = jnp.asarray(relative, dtype)
+    return images
+
+
 def _outside(config: Config, tissue: Tissue) -> list[str]:
     """Points that do not lie in the tissue."""
     mask, grid = np.asarray(tissue.mask), tissue.grid
-    sections = {name: getattr(config, name) for name in SECTIONS if isinstance(getattr(config, name), Section)}
-    places = [(f"{name}.{path}", point) for name, section in sections.items() for path, point in section.places()]
+    places = [(f"{n}.{path}", point) for n, section in _sections(config).items() for path, point in section.places()]
     problems = []
     for path, point in places:
         index = np.round(grid.index_of(point)).astype(int) if grid.geometry != "radial" else np.array([0])
@@ -207,13 +276,15 @@ def _outside(config: Config, tissue: Tissue) -> list[str]:
         elif not mask[tuple(index)]:
             nearest = _nearest_inside(mask, grid, index)
             problems.append(f"{path}: {point} mm is not in brain tissue; the nearest tissue is at {nearest} mm")
-    for i, injection in enumerate(config.schedule.injections):
-        if injection.sigma_mm < NARROWEST * max(grid.spacing_mm):
-            problems.append(
-                f"schedule.injections[{i}].sigma_mm: {injection.sigma_mm:g} mm is under half the grid spacing of "
-                f"{max(grid.spacing_mm):g} mm, which cannot resolve it"
-            )
-    return problems
+    widths = [(f"schedule.injections[{i}]", one.sigma_mm) for i, one in enumerate(config.schedule.injections)]
+    if config.tumour.initial.kind == "gaussian":
+        widths.append(("tumour.initial", config.tumour.initial.sigma_mm))
+    return problems + [
+        f"{path}.sigma_mm: {width:g} mm is under half the grid spacing of {max(grid.spacing_mm):g} mm, which cannot "
+        "resolve it"
+        for path, width in widths
+        if width < NARROWEST * max(grid.spacing_mm)
+    ]
 
 
 def _nearest_inside(mask: np.ndarray, grid: Grid, index: np.ndarray) -> list[float]:
@@ -225,8 +296,9 @@ def _nearest_inside(mask: np.ndarray, grid: Grid, index: np.ndarray) -> list[flo
 
 
 def _peak(model: Model, doses: CarrierDoses) -> float:
+    """Highest density of the largest dose."""
     capacity = jnp.asarray(model.capacity_cells_per_mm3)
-    return float(jnp.max(doses.density(model.tissue, capacity, jnp.asarray(0))[0]))
+    return float(jnp.max(doses.density(model.tissue, capacity, jnp.argmax(doses.cells))[0]))
 
 
 def _wide_enough(model: Model, doses: CarrierDoses, sigma_mm: float, peak: float) -> float | None:
@@ -254,12 +326,13 @@ def _too_dense(config: Config, model: Model, schedule: Schedule) -> list[str]:
             sites = f"about {int(np.ceil(len(injection.sites_mm) * peak))} sites apart from each other"
             advice = f"use {sites}" if wide is None else f"use sigma_mm of at least {wide:.2f}, or {sites}"
             problems.append(
-                f"schedule.injections[{i}]: {injection.cells:g} cells reach {peak:.2f} of the carrying capacity; {advice}"
+                f"schedule.injections[{i}]: {float(doses.cells.max()):g} cells reach {peak:.2f} of the carrying capacity; {advice}"
             )
     return problems
 
 
-def _days(config: Config) -> tuple[np.ndarray, frozenset[int]]:
+def days_of(config: Config) -> tuple[np.ndarray, frozenset[int]]:
+    """Days of the observables [day], and which of them also store the fields."""
     time = config.time
 
     def every(step: float) -> np.ndarray:
@@ -269,6 +342,20 @@ def _days(config: Config) -> tuple[np.ndarray, frozenset[int]]:
     frames = np.unique(np.concatenate([every(time.frame_every_days), time.frames_days, compared]))
     days = np.unique(np.concatenate([frames, every(time.observe_every_days)]))
     return days, frozenset(int(i) for i in np.searchsorted(days, frames))
+
+
+def _too_many_steps(config: Config, longest: dict[str, float]) -> str | None:
+    """What field needs so many steps that not even their plan fits into memory."""
+    field = min(longest, key=lambda name: longest[name])
+    count = config.time.end_day / longest[field]
+    if count <= MOST_STEPS:
+        return None
+    quick = getattr(getattr(config, field, None), "dynamics", "") == "dynamic"
+    return (
+        f"{field}: it stays non-negative in time steps of up to {longest[field]:.2g} days only, which makes {count:.2g} of "
+        "them, more than 10⁷; lower its rates or its diffusivity, coarsen the grid, or shorten time.end_day"
+        + (f"; or take {field}.dynamics = 'quasi_steady'" if quick else "")
+    )
 
 
 def _warnings(config: Config, tissue: Tissue, longest: dict[str, float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: run · resume · plot · check · info · export.
+"""The command line: run · resume · plot · compare · check · info · export.
 
 Exit codes: see `EXIT_CODES`.
 """
@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
     plot.add_argument("--no-animation", action="store_true")
     plot.set_defaults(action=_plot)
+
+    compare = commands.add_parser("compare", help="outcomes of any number of runs: table, CSV and figure")
+    compare.add_argument("files", nargs="+", help="FILE.h5 of finished runs; the first one is the reference")
+    compare.add_argument("--out", help="folder for compare.csv and compare.png (default: beside the first file)")
+    compare.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
+    compare.set_defaults(action=_compare)
 
     check = commands.add_parser("check", help="check a configuration without running it")
     check.add_argument("config")
@@ -184,6 +190,20 @@ def _plot(args: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from .compare import levels, read, write_csv
+    from .plot import plot_compared
+    from .table import outcome_table
+
+    runs = read(args.files)
+    out = _folder(args.out or Path(args.files[0]).parent)
+    print(outcome_table(runs, levels(runs)))
+    print(f"  {write_csv(runs, out / 'compare.csv')}")
+    for path in plot_compared(args.files, out, tuple(args.format) or ("png",)):
+        print(f"  {path}")
+    return 0
+
+
 def _check(args: argparse.Namespace) -> int:
     study = config.load(args.config, args.sets)
     print(f"{args.config}: correct; {len(study.arms)} arm{'s' if len(study.arms) > 1 else ''}")
@@ -192,7 +212,8 @@ def _check(args: argparse.Namespace) -> int:
         doses = sum(len(i.all_days()) for i in arm.schedule.injections)
         size = estimate(arm)
         output = "output of a size that the images decide" if size is None else f"output about {in_units(size.file)}"
-        print(f"  {arm.arm}: {', '.join(on)}; {doses} doses of carriers; {arm.time.end_day:g} days; {output}")
+        preset = "" if arm.preset is None else f"preset {arm.preset}; "
+        print(f"  {arm.arm}: {preset}{', '.join(on)}; {doses} doses of carriers; {arm.time.end_day:g} days; {output}")
     return 0
 
 
@@ -328,18 +349,19 @@ def _with_progress(experiment: Any, path: Path, text: str | None) -> Result:
 
 
 def _conclude(results: list[Result], arm: Any, out: Path, figures: bool) -> None:
+    from .compare import write_csv
     from .table import outcome_table
 
     print()
     print(outcome_table(results, arm.outcome))
-    if arm.label:
-        print(f"\n{arm.label}" if len(results) == 1 else "")
+    print()
     for result in results:
         if arm.output.xdmf:
             from .io.export import write_xdmf
 
             write_xdmf(result.path)
         print(f"  {result.path}")
+    print(f"  {write_csv(results, out / 'outcomes.csv')}")
     if figures and arm.output.figures:
         from .plot import plot_runs
 

@@ -18,13 +18,18 @@ import numpy as np
 
 from . import __version__
 from .biology.base import SUBSTANCE
-from .build import Experiment
+from .build import Experiment, days_of, described
 from .config.base import Section
+from .config.presets import source_of
 from .config.sections import SECTIONS
+from .control import SERIES
 from .io.hdf5 import Quantity
 from .model import balances
-from .observe import look
+from .observe import look, trends
 from .parameters import PARAMETERS
+
+UNSAID = "not_in_config"
+"""Attribute that names what of a run only the Python code knows that made it."""
 
 
 def layout(experiment: Experiment, text: str) -> dict[str, Any]:
@@ -33,6 +38,7 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
     maps = {
         n: np.asarray(getattr(tissue, n)) for n in ("white", "grey", "csf", "mask") if getattr(tissue, n) is not None
     }
+    maps |= {n: np.asarray(image) for n, image in experiment.images.items()}
     full = tissue.full_grid
     attributes: dict[str, Any] = {
         "title": config.title,
@@ -47,6 +53,7 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
         "run_id": uuid.uuid4().hex,  # ties a checkpoint to this very file
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "shapes": json.dumps(experiment.shapes),
+        UNSAID: ", ".join(unsaid(experiment)),
         "seed": 0,
         "dtype": str(tissue.white.dtype),
         "step_days": experiment.step_days,
@@ -62,7 +69,7 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
             "full_affine": full.matrix,
             "window_start": np.asarray(tissue.window_start),
         }
-    names = _look_names(experiment)
+    names = _look_names(experiment) | {o.name for o in SERIES} | {*trends([0.0], [0.0], [0.0])}
     signs = balances(model, experiment.schedule.events) if model.ledger else {}
     amount = {f.name: "cells" if f.role != SUBSTANCE else f"{f.unit} mm3".removeprefix("1 ") for f in model.fields}
     entries = {entry: amount[name] for name, of_field in signs.items() for entry in of_field}
@@ -79,7 +86,28 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
         "schedule": _schedule_tables(config),
         "parameters": parameter_rows(config),
         "attributes": attributes,
+        "initial": {n: np.asarray(v) for n, v in experiment.initial.items()} if experiment.initial_given else {},
     }
+
+
+def unsaid(experiment: Experiment) -> list[str]:
+    """What of the model, the events and the days is not as the configuration describes it, but comes from Python."""
+    config, model = experiment.config, experiment.model
+    other, schedule = described(config, model.tissue, experiment.shapes, experiment.images)
+    ours, theirs = ({m.name: m for m in x.modules} for x in (model, other))
+    pairs: list[tuple[str, Any, Any]] = [(name, ours.get(name), theirs.get(name)) for name in (ours | theirs)]
+    pairs += [(n, getattr(model, n), getattr(other, n)) for n in ("capacity_cells_per_mm3", "stepper", "combination")]
+    pairs += [("schedule", experiment.schedule, schedule)]
+    days, frames = days_of(config)
+    same_days = np.array_equal(days, experiment.days) and frames == experiment.frames
+    return [name for name, a, b in pairs if not _equal(a, b)] + ([] if same_days else ["time"])
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two pytrees are the same in structure and in every number."""
+    structures: list[Any] = [jax.tree.structure(x) for x in (a, b)]
+    ours, theirs = jax.tree.leaves(a), jax.tree.leaves(b)
+    return structures[0] == structures[1] and all(map(np.array_equal, ours, theirs))
 
 
 def _look_names(experiment: Experiment) -> set[str]:
@@ -108,7 +136,7 @@ def parameter_rows(config) -> list[tuple[str, float, str, str, float]]:
         for part in key.split("."):
             node = getattr(node, part, None)
         if node is not None:
-            rows.append((key, float(node), p.unit, p.source, p.default))
+            rows.append((key, float(node), p.unit, source_of(config.preset, key, float(node)) or p.source, p.default))
     return rows
 
 

@@ -121,7 +121,8 @@ class Model(eqx.Module):
     def outputs(self) -> tuple[FieldSpec, ...]:
         """Every field-shaped quantity worth storing."""
         several = (_TUMOUR_CELLS,) if len(self.tumour) > 1 else ()
-        return self.fields + self.memory + several + tuple(f for m in self.modules for f in m.outputs)
+        kept = tuple(f for f in self.memory if f.stored)
+        return self.fields + kept + several + tuple(f for m in self.modules for f in m.outputs)
 
     def breakpoints(self) -> tuple[Array, ...]:
         """Times at which rates are not smooth [day]."""

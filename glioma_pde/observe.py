@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from .biology.base import Event, Observable
+from .biology.drug import HEALTHY_BELOW
 from .model import Carry, Model
 
 OBSERVABLES: tuple[Observable, ...] = (
@@ -23,11 +25,36 @@ OBSERVABLES: tuple[Observable, ...] = (
     Observable("carriers_in_tumour_cells", "cells", "carriers within the FLAIR contour"),
     Observable("carriers_peak", "1", "largest carrier density"),
     Observable("drug_peak", "µM", "largest drug concentration"),
+    Observable(
+        "drug_peak_tumour", "µM", "largest drug concentration in tissue with tumour density 0.01 and more", "max"
+    ),
+    Observable("drug_peak_healthy", "µM", "largest drug concentration in healthy tissue", "max"),
     Observable("drug_mean_tumour", "µM", "drug concentration averaged over tumour cells"),
     Observable("drug_exposure_tumour", "µM mm3 day", "drug exposure of tissue with tumour density 0.01 and more"),
     Observable("drug_exposure_healthy", "µM mm3 day", "drug exposure of healthy tissue (tumour density under 0.01)"),
     Observable("prodrug_plasma", "µM", "prodrug in plasma"),
+    Observable("growth_rate_per_day", "1/day", "growth rate of the burden over the last 7 days"),
+    Observable("front_speed_mm_per_day", "mm/day", "speed of the FLAIR radius over the last 7 days"),
 )
+
+TREND_DAYS = 7.0
+"""Rates of change are taken over so many days: from day to day, a radius of whole cells would jump."""
+
+
+def trends(days: Sequence[float], burden: Sequence[float], radius_mm: Sequence[float]) -> dict[str, float]:
+    """Growth rate d ln(burden)/dt and speed of a radius, over the last `TREND_DAYS` or since the first day.
+
+    NaN on the first day, and where there is no tumour.
+    """
+    then = next((i for i in range(len(days) - 2, -1, -1) if days[-1] - days[i] >= TREND_DAYS - 1e-9), 0)
+    span = days[-1] - days[then]
+    if span <= 0:
+        return {"growth_rate_per_day": math.nan, "front_speed_mm_per_day": math.nan}
+    alive = burden[then] > 0 and burden[-1] > 0
+    return {
+        "growth_rate_per_day": math.log(burden[-1] / burden[then]) / span if alive else math.nan,
+        "front_speed_mm_per_day": (radius_mm[-1] - radius_mm[then]) / span,
+    }
 
 
 def observables(model: Model, events: Sequence[Event] = ()) -> tuple[Observable, ...]:
@@ -66,6 +93,8 @@ def observe(model: Model, carry: Carry, quantities: Mapping[str, Array], t1gd: A
     if "drug" in quantities:
         c = quantities["drug"]
         out["drug_peak"] = jnp.max(c)
+        out["drug_peak_tumour"] = jnp.max(jnp.where(u < HEALTHY_BELOW, 0.0, c))
+        out["drug_peak_healthy"] = jnp.max(jnp.where(u < HEALTHY_BELOW, c, 0.0))
         tiny = jnp.finfo(u.dtype).tiny
         out["drug_mean_tumour"] = grid.integrate(c * u) / jnp.maximum(total, tiny)
         for name in ("drug_exposure_tumour", "drug_exposure_healthy"):
@@ -77,7 +106,8 @@ def observe(model: Model, carry: Carry, quantities: Mapping[str, Array], t1gd: A
 
 
 def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresholds):
-    """Observables of a state, those of modules and events included, and the totals of the transported fields."""
+    """Observables of a state, those of modules and events included, the totals of the transported fields, and the
+    quasi-steady fields that are in equilibrium with it."""
     instant = jnp.zeros_like(t)
     q = model.quantities(carry.x, carry.warm, medium, t, instant)
     totals = {name: model.tissue.grid.integrate(x) for name, x in carry.x.items()}
@@ -87,7 +117,7 @@ def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresho
         seen |= module.look(carry.x, q, model.context(module, medium, t, instant), entries)
     for event in events:
         seen |= event.look(model, entries)
-    return seen, totals
+    return seen, totals, {f.name: q[f.name] for f in model.memory}
 
 
 def equivalent_radius(volume_mm3: Array) -> Array:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .response import CATEGORIES, Response, rano
+
 DISAGREEMENT = 0.20
 """Burden and a thresholded volume disagree when their responses differ by more than this."""
 
@@ -52,20 +54,36 @@ class Course:
         return float(self.days[i - 1] + (np.log(level) - a) / (b - a) * (self.days[i] - self.days[i - 1]))
 
 
-def summarise(course: Course, outcome: Any, kept: Iterable[tuple[str, str]] = ()) -> dict[str, float]:
+def scans(course: Course, outcome: Any) -> Response:
+    """Response on scans of the T1Gd volume every ``scan_every_days``, from the first day on."""
+    first, last = float(course.days[0]), float(course.days[-1])
+    days = np.arange(first, last + 1e-9, outcome.scan_every_days)
+    # volumes are those of the last observation before a scan: between two of them they are not known
+    index = np.searchsorted(course.days, days + 1e-9, side="right") - 1
+    return rano(days.tolist(), course.values["t1gd_volume"][index].tolist(), outcome.confirm_days)
+
+
+def summarise(course: Course, outcome: Any, kept: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
     """Outcome numbers of one arm.
 
     Args:
         outcome: has the thresholds of the configuration.
         kept: further series, with which of their values to keep: ``"last"`` or ``"max"``.
     """
-    out = {
+    response = scans(course, outcome)
+    out: dict[str, Any] = {
         "final_day": float(course.days[-1]),
         "final_burden_cells": float(course.values["burden_cells"][-1]),
         "day_of_progression_burden": course.day_of("burden_cells", outcome.progression_cells),
         "day_of_fatal_burden": course.day_of("burden_cells", outcome.fatal_cells),
         "largest_rim_density": float(course.values["rim_density"].max()),
+        "best_response": f"{response.best} ({CATEGORIES[response.best]})",
+        "day_of_progression_on_scans": response.progression_day,
+        "day_of_smallest_burden": float(course.days[int(np.argmin(course.values["burden_cells"]))]),
     }
+    for name in ("growth_rate_per_day", "front_speed_mm_per_day"):
+        if name in course:
+            out[f"final_{name}"] = float(course.values[name][-1])
     for day in (d for d in outcome.compare_days if d <= course.days[-1]):
         out[f"burden_day{day:g}"] = course.at("burden_cells", day)
     if "drug_mean_tumour" in course:

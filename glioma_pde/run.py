@@ -7,7 +7,7 @@ serves the whole run; nothing calls back from inside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,21 +17,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from .build import Experiment
 from .config.size import Size, size_of
+from .control import Control
 from .errors import GliomaError, Interrupted
 from .io._files import require_room
 from .io.checkpoint import load_checkpoint, partial_path, previous_path, save_checkpoint
 from .io.hdf5 import RunFile, RunWriter
 from .manifest import digest, layout
 from .model import Carry, Model, balances
-from .observe import look, rim
+from .observe import look, rim, trends
 from .outcome import Course, summarise
 from .schedule import times
 from .solve import block
-from .window import GROW_AT, GROW_AT_RELATIVE, Window, inner_box
+from .window import CHECK_EVERY_DAYS, GROW_AT, GROW_AT_RELATIVE, Window, inner_box
 
 COMMIT_EVERY_S = 2.0
 """Observables reach the file at least this often, and with every frame."""
@@ -57,6 +58,7 @@ class Result:
 
     Attributes:
         more: entries of ``summary`` that modules and events add, with their labels.
+        units: of the observables in ``course``.
     """
 
     arm: str
@@ -67,6 +69,7 @@ class Result:
     warnings: tuple[str, ...]
     elapsed_s: float
     more: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -133,6 +136,7 @@ def resume(
         raise GliomaError(f"The checkpoint beside {path} does not fit this model; run it anew.")
     carry = jax.tree.unflatten(structure, stored)
     loop = _Loop(experiment, window, carry, start_totals=meta["start_totals"])
+    loop.control = None if meta["control"] is None else Control(**meta["control"])
     j = int(meta["interval"])
     loop.run_id, loop.saved = run_id, j
     loop.recall(path, j)
@@ -144,7 +148,8 @@ def output_size(experiment: Experiment) -> Size:
     """What the run will take on the disk, about."""
     model = experiment.model
     cells, width = model.tissue.grid.size, model.tissue.white.dtype.itemsize
-    return size_of(cells, len(model.outputs), len(experiment.frames), len(experiment.days), width)
+    frames = len(experiment.frames) + experiment.initial_given
+    return size_of(cells, len(model.outputs), frames, len(experiment.days), width)
 
 
 def _start(experiment: Experiment) -> Carry:
@@ -163,13 +168,13 @@ def _checkpoints(path: Path) -> tuple[Path, ...]:
 
 
 @jax.jit
-def _advance(fixed, carry: Carry, j):
+def _advance(fixed, carry: Carry, j, first, last):
     model, schedule, plan, instants, medium = fixed
 
     def one(b, carry):
         return block(model, schedule, plan, instants, medium, carry, j, b, padded=False)
 
-    return lax.fori_loop(0, plan.count[j], one, carry)
+    return lax.fori_loop(first, last, one, carry)
 
 
 @jax.jit
@@ -178,11 +183,11 @@ def _prepare(model: Model):
 
 
 @partial(jax.jit, static_argnums=1)
-def _at_rim(carry: Carry, cells: tuple[str, ...]):
+def _at_rim(carry: Carry, cells: tuple[str, ...], memory: dict[str, Array]):
     """Whether anything has come to the rim of the window."""
     dense = [rim(carry.x[name]) > GROW_AT for name in cells]
     substances = [v for name, v in carry.x.items() if name not in cells]
-    far = [rim(v) > GROW_AT_RELATIVE * jnp.max(v) for v in (*substances, *carry.warm.values())]
+    far = [rim(v) > GROW_AT_RELATIVE * jnp.max(v) for v in (*substances, *memory.values())]
     return jnp.any(jnp.stack(dense + far))
 
 
@@ -204,6 +209,9 @@ class _Loop:
         self.shape = experiment.model.tissue.grid.shape
         events = experiment.schedule.events
         self.signs = balances(experiment.model, events) if experiment.model.ledger else {}
+        self.eventful = np.zeros(len(experiment.days) - 1, bool)  # intervals in which the plan has an event
+        for happening in experiment.plan.events:
+            self.eventful |= (np.asarray(happening) >= 0).any(axis=1)
         self.start_totals = start_totals
         self.run_id: str | None = None
         self.saved: int | None = None  # the interval of the newest checkpoint
@@ -211,6 +219,8 @@ class _Loop:
         self.pending: list[tuple[float, dict[str, float], dict[str, float]]] = []
         self.committed = time.perf_counter()
         self.rim = 0.0
+        days, tolerance = experiment.days, experiment.config.time.tolerance
+        self.control = None if tolerance is None else Control(tolerance, float(days[-1] - days[0]))
         self._enter(window, carry)
 
     def _enter(self, window: Window, carry: Carry) -> None:
@@ -223,6 +233,7 @@ class _Loop:
         self.idle_model = self.model.without_carriers()
         days = jnp.asarray(experiment.days, self.model.tissue.white.dtype)
         self.instants = times(self.model, self.schedule, days)
+        self.clock = np.asarray(self.instants)
 
     def _model_for(self, j: int) -> Model:
         """The model of interval ``j``: what carriers bring about is left out while hardly any is alive."""
@@ -230,13 +241,35 @@ class _Loop:
         least = experiment.config.numerics.idle_below_cells
         if "carriers" not in self.model or self.rows[-1][1]["carriers_cells"] >= least:
             return self.model
-        start, end = experiment.days[j], experiment.days[min(j + 1, len(experiment.days) - 1)]
-        due = [day for e in experiment.schedule.events for day in np.asarray(e.day) if start <= day < end]
-        return self.model if due else self.idle_model
+        return self.model if self.eventful[j] else self.idle_model
 
-    def _grow(self) -> None:
-        """Go on with the whole window when something has come to the rim of the inner one."""
-        if self.window.box is not None and bool(_at_rim(self.carry, self.model.cells)):
+    def _parts(self, j: int) -> Iterator[tuple[int, int]]:
+        """Blocks of interval ``j``, from and to, that are taken in one go: as many as fit between looks at the rim."""
+        plan = self.experiment.plan
+        count = int(plan.count[j])
+        lower, upper, parts = (np.asarray(table)[j, :count] for table in (plan.lower, plan.upper, plan.parts))
+        ends = np.cumsum((self.clock[upper] - self.clock[lower]) / np.maximum(parts, 1))
+        first = 0
+        while first < count:
+            if self.window.box is None:
+                last = count
+            else:
+                begun = ends[first - 1] if first else 0.0
+                within = np.searchsorted(ends, begun + CHECK_EVERY_DAYS * (1 + 1e-6), side="right")
+                last = max(first + 1, int(within))
+            yield first, last
+            first = last
+
+    def _grow(self, begin: bool) -> None:
+        """Go on with the whole window when something has come to the rim of the inner one.
+
+        Args:
+            begin: nothing has been computed yet, quasi-steady fields neither.
+        """
+        if self.window.box is None:
+            return
+        memory = self._look(self.experiment.days[0])[2] if begin else self.carry.warm
+        if bool(_at_rim(self.carry, self.model.cells, memory)):
             self._enter(Window(None), self.window.restore(self.carry, self.shape))
 
     def recall(self, path: Path, last: int) -> None:
@@ -264,34 +297,40 @@ class _Loop:
         warm_start: tuple[float, float] | None = None
         if self.saved is None:
             self._record(writer, path, 0)
-        status = "finished"
         for j in range(first, len(days) - 1):
+            if self._reached_limit():  # asked before the step: a run that was killed as it ended may be resumed here
+                break
             if stop is not None and stop():
                 self._leave(writer, path, j)
-            self._grow()
-            fixed = (self._model_for(j), self.schedule, experiment.plan, self.instants, self.medium)
-            self.carry = _advance(fixed, self.carry, jnp.asarray(j))
-            seen = self._record(writer, path, j + 1)
+            for start, end in self._parts(j):
+                self._grow(begin=j == 0 and start == 0)
+                fixed = (self._model_for(j), self.schedule, experiment.plan, self.instants, self.medium)
+                if self.control is None:
+                    self.carry = _advance(fixed, self.carry, *map(jnp.asarray, (j, start, end)))
+                else:
+                    self.carry, _ = self.control.interval(*fixed, self.carry, j, range(start, end))
+            self._record(writer, path, j + 1)
             now = time.perf_counter()
             if warm_start is None:  # the first interval compiled
                 warm_start = (days[j + 1], now)
             if report is not None:
                 speed = (now - warm_start[1]) / max(days[j + 1] - warm_start[0], 1e-9)
                 report(Progress(config.arm, days[j + 1], days[-1], now - began, speed * (days[-1] - days[j + 1])))
-            limit = config.time.stop_at_cells
-            if limit is not None and seen["burden_cells"] >= limit:
-                status = f"stopped: burden reached {limit:.3g} cells on day {days[j + 1]:g}"
-                break
-        return self._finish(writer, path, status, time.perf_counter() - began)
+        return self._finish(writer, path, self._reached_limit() or "finished", time.perf_counter() - began)
 
-    def _record(self, writer: RunWriter, path: Path, j: int) -> dict[str, float]:
+    def _reached_limit(self) -> str:
+        """The status of a run that ends here because its burden has reached the limit, else nothing."""
+        (day, seen), limit = self.rows[-1], self.experiment.config.time.stop_at_cells
+        if limit is None or seen["burden_cells"] < limit:
+            return ""
+        return f"stopped: burden reached {limit:.3g} cells on day {day:g}"
+
+    def _record(self, writer: RunWriter, path: Path, j: int) -> None:
         experiment, config = self.experiment, self.experiment.config
         day = float(experiment.days[j])
-        thresholds = (config.outcome.t1gd_threshold, config.outcome.flair_threshold)
-        seen, totals = jax.device_get(
-            _look(self.model, self.schedule.events, self.carry, self.medium, self._at(day), thresholds)
-        )
+        seen, totals = jax.device_get(self._look(day)[:2])
         values = {k: float(v) for k, v in seen.items()}
+        values |= {} if self.control is None else self.control.series()
         limit = config.time.stop_at_cells
         fields = None
         if j in experiment.frames or (limit is not None and values["burden_cells"] >= limit):
@@ -302,8 +341,9 @@ class _Loop:
                 f"Arm {config.arm!r}: a field stopped being finite by day {day:g} (NaN or overflow). "
                 f"Frames up to then are in {path}. Look for extreme parameters, or set numerics.precision = 'float64'."
             )
-        self.pending.append((day, values, self._ledger_row(totals)))
         self.rows.append((day, values))
+        values |= self._trends()
+        self.pending.append((day, values, self._ledger_row(totals)))
         self.rim = max(self.rim, values["rim_density"])
         if fields is not None:
             self._commit(writer)
@@ -311,7 +351,16 @@ class _Loop:
             self._save(path, j)
         elif time.perf_counter() - self.committed > COMMIT_EVERY_S:
             self._commit(writer)
-        return values
+
+    def _look(self, day: float):
+        outcome = self.experiment.config.outcome
+        thresholds = (outcome.t1gd_threshold, outcome.flair_threshold)
+        return _look(self.model, self.schedule.events, self.carry, self.medium, self._at(day), thresholds)
+
+    def _trends(self) -> dict[str, float]:
+        """Rates of change up to the last row."""
+        days, rows = [d for d, _ in self.rows], [row for _, row in self.rows]
+        return trends(days, [row["burden_cells"] for row in rows], [row["flair_radius"] for row in rows])
 
     def _save(self, path: Path, j: int) -> None:
         """Write the checkpoint of the state after interval ``j``; what the run file holds of it is on the disk."""
@@ -325,6 +374,7 @@ class _Loop:
                 "config_sha256": digest(self.experiment),
                 "start_totals": self.start_totals,
                 "box": self.window.box,
+                "control": None if self.control is None else self.control.state(),
             },
         )
         self.saved = j
@@ -392,7 +442,8 @@ class _Loop:
                 "enlarge tissue.window.half_width_mm"
             )
         more = {o.name: o.long_name if o.unit == "1" else f"{o.long_name} [{o.unit}]" for o in kept}
-        return Result(config.arm, path, course, summary, status, tuple(warnings), elapsed, more)
+        units = {o.name: o.unit for o in self.experiment.observables}
+        return Result(config.arm, path, course, summary, status, tuple(warnings), elapsed, more, units)
 
 
 def _columns(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:

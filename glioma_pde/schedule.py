@@ -23,6 +23,9 @@ from .model import Model
 
 STEPS_PER_BLOCK = 2
 
+MOST_BLOCKS = 10**7
+"""Of one plan, whose table would not fit into memory otherwise."""
+
 
 class Plan(eqx.Module):
     """Structure of a run; arrays of integers, shapes ``(saves - 1, blocks)`` unless said otherwise.
@@ -84,9 +87,11 @@ def make_plan(model: Model, schedule: Schedule, save_days: Sequence[float], dt: 
         raise ValueError("save_days needs at least two increasing, finite days.")
     if not dt > 0:
         raise ValueError(f"dt must be positive, not {dt}.")
+    if (saves[-1] - saves[0]) / (dt * STEPS_PER_BLOCK) > MOST_BLOCKS:
+        raise ValueError(f"dt = {dt:g} makes more than {MOST_BLOCKS} blocks of {STEPS_PER_BLOCK} steps; lengthen it.")
     groups = [np.asarray(e.day, dtype=float) for e in schedule.events]
     instants = np.concatenate([saves, *groups, *(np.asarray(b, float).ravel() for b in model.breakpoints())])
-    resolution = 1e-9 * max(1.0, float(np.abs(saves).max()))
+    resolution = _resolution(model, schedule) * max(1.0, float(np.abs(saves).max()))
 
     offset = saves.size + np.cumsum([0, *(g.size for g in groups)])
     none = [-1] * len(groups)
@@ -95,20 +100,22 @@ def make_plan(model: Model, schedule: Schedule, save_days: Sequence[float], dt: 
     for j in range(saves.size - 1):
         a, b = saves[j], saves[j + 1]
         inner = [i for i in range(saves.size, instants.size) if a - resolution <= instants[i] < b - resolution]
-        nodes = [j]
+        nodes, together = [j], [[j]]
         for i in sorted(inner, key=lambda i: instants[i]):
             if instants[i] > instants[nodes[-1]] + resolution:
                 nodes.append(i)
+                together.append([i])
+            else:
+                together[-1].append(i)
         nodes.append(j + 1)
         row = []
-        for lower, upper in itertools.pairwise(nodes):
+        for (lower, upper), here in zip(itertools.pairwise(nodes), together, strict=True):
             length = instants[upper] - instants[lower]
             parts = max(1, int(np.ceil(length / (dt * STEPS_PER_BLOCK) - 1e-9)))
             # Several instants may coincide, yet each may move by itself: a block of length zero between them, as
             # long as none does, carries the derivative.
             events, start = none, lower
-            due = [i for i in range(saves.size, offset[-1]) if abs(instants[i] - instants[lower]) <= resolution]
-            for i in sorted(due, key=lambda i: instants[i]):
+            for i in (i for i in here if saves.size <= i < offset[-1]):
                 if i != start:
                     ahead = instants[i] >= instants[start]
                     row.append((start, i if ahead else start, 0, 1, events))
@@ -119,6 +126,11 @@ def make_plan(model: Model, schedule: Schedule, save_days: Sequence[float], dt: 
                 row.append((start, upper, part, parts, events if part == 0 else none))
         rows.append(row)
 
+    return tabulate(rows, len(groups), int(saves.size))
+
+
+def tabulate(rows: Sequence[Sequence[tuple[int, int, int, int, Sequence[int]]]], groups: int, saves: int) -> Plan:
+    """A plan from its blocks (lower, upper, part, parts, events), one row per save interval."""
     width = max(len(r) for r in rows)
 
     def table(pick, fill):
@@ -129,11 +141,17 @@ def make_plan(model: Model, schedule: Schedule, save_days: Sequence[float], dt: 
         upper=table(lambda b: b[1], 0),
         part=table(lambda b: b[2], 0),
         parts=table(lambda b: b[3], 0),
-        events=tuple(table(lambda b, g=g: b[4][g], none[g]) for g in range(len(groups))),
+        events=tuple(table(lambda b, g=g: b[4][g], -1) for g in range(groups)),
         count=jnp.asarray([len(r) for r in rows], jnp.int32),
-        saves=int(saves.size),
+        saves=saves,
         padded=any(len(r) < width for r in rows),
     )
+
+
+def _resolution(model: Model, schedule: Schedule) -> float:
+    """Instants closer than this, relative to the largest, are one: a day kept in single precision is the day meant."""
+    kept = [model.tissue.white.dtype, *(jnp.result_type(e.day) for e in schedule.events)]
+    return max(1e-9, *(2.0 * float(jnp.finfo(d).eps) for d in kept if jnp.issubdtype(d, jnp.floating)))
 
 
 def stack(plans: Sequence[Plan]) -> Plan:

@@ -57,6 +57,18 @@ def block(
             condition on one core, so callers that know the number of blocks say ``False``; a block without
             steps then takes steps of length zero.
     """
+    carry = happenings(model, schedule, plan, medium, carry, j, b)
+    lower, upper = instants[plan.lower[j, b]], instants[plan.upper[j, b]]
+    part, parts = plan.part[j, b], plan.parts[j, b]
+
+    def go(c: Carry) -> Carry:
+        return advance(model, medium, c, lower, upper, part, jnp.maximum(parts, 1))
+
+    return lax.cond(parts > 0, go, lambda c: c, carry) if padded else go(carry)
+
+
+def happenings(model: Model, schedule: Schedule, plan: Plan, medium, carry: Carry, j, b) -> Carry:
+    """The carry after the events at the start of block ``b`` of save interval ``j``."""
     for group, index in zip(schedule.events, plan.events, strict=True):
         i = index[j, b]
 
@@ -64,23 +76,22 @@ def block(
             return model.happen(group, i, c, medium)
 
         carry = lax.cond(i >= 0, happen, lambda c: c, carry)
+    return carry
 
-    parts = plan.parts[j, b]
-    lower, upper = instants[plan.lower[j, b]], instants[plan.upper[j, b]]
-    n = jnp.maximum(parts, 1) * STEPS_PER_BLOCK
-    dt = (upper - lower) / n.astype(lower.dtype)
-    first = plan.part[j, b] * STEPS_PER_BLOCK
 
-    def advance(c: Carry) -> Carry:
-        @_recompute
-        def one(c, k):
-            return model.step(
-                c, medium, lower + (upper - lower) * ((first + k).astype(lower.dtype) / n.astype(lower.dtype)), dt
-            ), None
+def advance(
+    model: Model, medium, carry: Carry, lower: Array, upper: Array, part, parts, steps: int = STEPS_PER_BLOCK
+) -> Carry:
+    """Equal ``steps`` through the ``part``-th of ``parts`` equal parts of the time from ``lower`` to ``upper``."""
+    n = (parts * steps).astype(lower.dtype)
+    dt = (upper - lower) / n
+    first = part * steps
 
-        return lax.scan(one, c, jnp.arange(STEPS_PER_BLOCK))[0]
+    @_recompute
+    def one(c, k):
+        return model.step(c, medium, lower + (upper - lower) * ((first + k).astype(lower.dtype) / n), dt), None
 
-    return lax.cond(parts > 0, advance, lambda c: c, carry) if padded else advance(carry)
+    return lax.scan(one, carry, jnp.arange(steps))[0]
 
 
 def solve(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from .outcome import disagrees, response
 
 if TYPE_CHECKING:
+    from .compare import Finished
     from .run import Result
 
 
-def outcome_table(results: Sequence[Result], outcome: Any) -> str:
+def outcome_table(results: Sequence[Result] | Sequence[Finished], outcome: Any) -> str:
     """Rows of outcomes, one column per arm; the first arm is the reference of every comparison.
 
     Volumes whose response differs from the burden's by more than 20 percentage points carry a ``!``.
@@ -49,6 +50,9 @@ def outcome_table(results: Sequence[Result], outcome: Any) -> str:
     row("  mean over tumour cells [µM day]", lambda r: _short(r.summary.get("drug_auc_tumour")))
     row("  exposure, tumour [µM mm³ day]", lambda r: _number(r.summary.get("drug_exposure_tumour")))
     row("  exposure, healthy [µM mm³ day]", lambda r: _number(r.summary.get("drug_exposure_healthy")))
+    row("  therapeutic index (tumour : healthy)", lambda r: _short(r.summary.get("therapeutic_index")))
+    row("best response on scans (RANO volume)", lambda r: str(r.summary.get("best_response", "")))
+    row("day of progression on scans", lambda r: _day(r.summary["day_of_progression_on_scans"], r))
     for name, label in {k: v for r in results for k, v in r.more.items()}.items():
         row(label, lambda r, n=name: _short(r.summary.get(n)))
     row("tumour density on window's rim", lambda r: f"{r.summary['largest_rim_density']:.1e}")
@@ -66,7 +70,7 @@ def outcome_table(results: Sequence[Result], outcome: Any) -> str:
     return "\n".join(lines)
 
 
-def _change(result: Result, reference: Any, name: str, day: float) -> str:
+def _change(result: Any, reference: Any, name: str, day: float) -> str:
     if result.course is reference:
         return ""
     value = response(result.course, reference, name, day)
@@ -76,11 +80,11 @@ def _change(result: Result, reference: Any, name: str, day: float) -> str:
     return f"{flag}{100 * value:+.1f} %"
 
 
-def _day(value: float, result: Result) -> str:
+def _day(value: float, result: Any) -> str:
     return f"{value:.0f}" if math.isfinite(value) else f"> {result.course.days[-1]:.0f}"
 
 
-def _gain(result: Result, reference: Result, name: str) -> str:
+def _gain(result: Any, reference: Any, name: str) -> str:
     if result is reference:
         return ""
     ours, theirs = result.summary[name], reference.summary[name]

@@ -2,11 +2,13 @@
 
 Most of a brain is empty for most of a run. `inner_box` finds a box around everything that starts out
 in the tissue, `Window` cuts model and state down to it and puts fields back; the host loop enlarges the window as
-soon as anything on its rim exceeds `GROW_AT` or `GROW_AT_RELATIVE`, so what is cut off never matters.
+soon as anything on its rim exceeds `GROW_AT` or `GROW_AT_RELATIVE`, so what is cut off never matters. It looks before
+the first step and every `CHECK_EVERY_DAYS`, however far apart the observations are.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +26,16 @@ GROW_AT = 1e-5
 GROW_AT_RELATIVE = 1e-4
 """The same for concentrations (attractant, drug), relative to their largest value."""
 
+CHECK_EVERY_DAYS = 1.0
+"""Time that may pass between two looks at the rim [day], or one block of steps where that is longer."""
+
 _EMPTY = 1e-8
 """Density under which a cell counts as empty at the start."""
 
 _MARGIN_MM = 12.0
+"""Distance [mm] from all cells to the rim, at least; more where concentrations need it to fall to
+`GROW_AT_RELATIVE`."""
+
 _WORTH = 0.6
 """A box that saves less than 40 % of the cells is not worth its compilation."""
 
@@ -80,27 +88,37 @@ class Window:
 
 
 def inner_box(model: Model, initial: dict[str, Any], schedule: Schedule) -> Box | None:
-    """The box around the initial fields (above `_EMPTY`) and all that events add, with a margin.
+    """The box around the initial fields (above `_EMPTY`) and all that events add, with a margin of `_MARGIN_MM` and of
+    ln(1/`GROW_AT_RELATIVE`) times the longest range of a concentration.
 
     ``None`` if the whole grid is hardly larger, or radial, or if a field is not confined to where cells are.
     """
     grid = model.tissue.grid
     if grid.geometry == "radial" or any(f.everywhere for f in model.fields):
         return None
+    spacing = np.asarray(grid.spacing_mm)
+    far = -math.log(GROW_AT_RELATIVE) * max(float(np.max(m.range_mm(), initial=0.0)) for m in model.modules)
     low, high = np.full(grid.ndim, np.inf), np.full(grid.ndim, -np.inf)
-    for values in initial.values():
-        cells = np.argwhere(np.asarray(values) > _EMPTY)
-        if cells.size:
-            low, high = np.minimum(low, cells.min(axis=0)), np.maximum(high, cells.max(axis=0))
+
+    def include(first, last, margin_mm: float) -> None:
+        nonlocal low, high
+        low, high = np.minimum(low, first - margin_mm / spacing), np.maximum(high, last + margin_mm / spacing)
+
+    for field in initial.values():
+        values = np.asarray(field)
+        # what few cells release is as negligible at the rim as what many release far from it
+        for level, margin in ((_EMPTY, _MARGIN_MM), (max(_EMPTY, GROW_AT_RELATIVE * values.max()), far)):
+            cells = np.argwhere(values > level)
+            if cells.size:
+                include(cells.min(axis=0), cells.max(axis=0), margin)
     for event in schedule.events:
-        reach = event.extent(grid)
-        if reach is not None:
-            low, high = np.minimum(low, reach[0]), np.maximum(high, reach[1])
+        extent = event.extent(grid)
+        if extent is not None:
+            include(*extent, max(_MARGIN_MM, far))
     if not np.all(np.isfinite(low)):
         return None
-    spacing = np.asarray(grid.spacing_mm)
-    start = np.maximum(np.floor(low - _MARGIN_MM / spacing), 0).astype(int)
-    stop = np.minimum(np.ceil(high + _MARGIN_MM / spacing) + 1, grid.shape).astype(int)
+    start = np.maximum(np.floor(low), 0).astype(int)
+    stop = np.minimum(np.ceil(high) + 1, grid.shape).astype(int)
     if (
         np.prod(stop - start) > _WORTH * grid.size
         or not np.asarray(model.tissue.mask)[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].any()

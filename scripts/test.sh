@@ -5,8 +5,10 @@
 ruff check .
 ruff format --check .
 mypy
+# Files stay together on a worker: their tests share compiled programs.
+parallel=(-n auto --dist loadfile)
 if [ "${1:-}" = "--all" ]; then
   shift
-  exec python -m pytest -m "slow or not slow" "$@"
+  exec python -m pytest "${parallel[@]}" -m "slow or not slow" "$@"
 fi
-exec python -m pytest "$@"
+exec python -m pytest "${parallel[@]}" "$@"

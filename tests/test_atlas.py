@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from glioma_pde import _atlas
 from glioma_pde.errors import GliomaError
-from glioma_pde.io import atlas
 from glioma_pde.io.atlas import mni152
 
 ROOT = Path(__file__).parents[1]
@@ -144,10 +144,10 @@ def test_double_precision():
 
 
 def test_advice_when_nilearn_or_its_maps_are_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(atlas, "find_spec", lambda name: None)
+    monkeypatch.setattr(_atlas, "find_spec", lambda name: None)
     with pytest.raises(GliomaError, match=r'pip install "glioma_pde\[atlas\]"'):
         mni152()
-    monkeypatch.setattr(atlas, "_data_folder", lambda: tmp_path)
+    monkeypatch.setattr(_atlas, "data_folder", lambda: tmp_path)
     with pytest.raises(GliomaError, match=r"mni_icbm152_wm.*upgrade"):
         mni152()
 

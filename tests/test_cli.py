@@ -67,6 +67,11 @@ def fails(capsys, code: int, *argv) -> str:
     return shown.err
 
 
+def test_the_label_of_a_single_arm_is_said_once(source, tmp_path, capsys):
+    assert main(["run", str(source), "--arm", "untreated", "--out", str(tmp_path), "--no-figures"]) == 0
+    assert capsys.readouterr().out.count("nothing given") == 1
+
+
 # -- run ------------------------------------------------------------------------------------------
 
 

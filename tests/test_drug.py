@@ -251,6 +251,22 @@ def test_no_prodrug_and_no_release_is_exactly_no_drug(dtype):
         assert np.all(np.asarray(q[name]) == 0), name
 
 
+def test_a_prodrug_that_has_left_makes_no_drug():
+    """10 days after a course 1e-13 µM is left, which no solve is worth; the drug before that is not touched."""
+    course = Courses(jnp.zeros(1), jnp.array([2.0]), jnp.array([150.0]))
+    tissue = model().tissue
+    ours, exact = (
+        Model(tissue, [Tumour(), Carriers(taxis=None), Prodrug(course, NO_BOLUSES), Drug(tolerance=tolerance)])
+        for tolerance in (1e-4, 1e-12)
+    )
+    for day, level in ((3.0, None), (12.0, 0.0)):
+        q, r = (quantities(m, fields(m), jnp.asarray(day), jnp.asarray(0.5)) for m in (ours, exact))
+        assert r["drug"].max() > 0.0
+        assert np.abs(q["drug"] - r["drug"]).max() <= max(1e-8, 1e-3 * float(r["drug"].max()))
+        if level is not None:
+            assert np.all(q["drug"] == level)
+
+
 def test_source_strength_follows_the_stated_scale():
     # science: c ≈ q K s × 10¹²/λ_c is 1.2 s µM at q = 1e-15, 120 s µM at 1e-13
     assert micromolar_per_day(1e-15, 1e5) / 83.0 == pytest.approx(1.2, rel=0.01)

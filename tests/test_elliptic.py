@@ -179,6 +179,28 @@ def test_no_source_is_exactly_no_concentration():
     assert slope[20, 20] > 0
 
 
+def test_what_is_negligible_is_zero_and_keeps_its_derivative():
+    sink, bump = 2.0 + disc((3.0, 0.0), 5.0), disc((0.0, 0.0), 4.0)
+    guess = 1e-9 * disc((0.0, 0.0), 9.0)
+
+    def at(height, negligible):
+        coupling = couple(PLANE, 3.0)
+        return solve_quasi_steady(PLANE.grid, coupling, sink, height * bump, guess, 1e-10, negligible)
+
+    both = jax.jit(lambda height, negligible: (at(height, negligible), jax.jacfwd(at)(height, negligible)))
+    exact, _ = both(1.0, 0.0)
+    highest, level = float(exact.max()), 1e-8
+    for height in (1e-3, 1e-7, 1e-9, 1e-11, 1e-30):
+        c, slope = both(height, level)
+        # never wrong by more than the level, whichever way it was taken
+        assert np.abs(c - height * exact).max() <= max(level, 1e-9 * height)
+        if height * highest > level:
+            assert c.max() > 0.5 * height * highest
+        if height < 0.1 * level:
+            assert np.all(c == 0.0)
+        np.testing.assert_allclose(slope, exact, rtol=1e-7, atol=1e-9 * highest)
+
+
 def test_a_source_that_collapses_leaves_no_trace_of_the_old_solution():
     source = disc((0.0, 0.0), 6.0)
     start = solve(PLANE, jnp.asarray(30.0), jnp.asarray(83.0), source, 0.0 * source, 1e-6)

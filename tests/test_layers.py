@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up; a module may import from its own line and from the lines before it. "biology.*" stands for every
 # module of that folder which no other line names.
 LAYERS = [
-    {"glioma_pde", "errors", "parameters", "parameters.*"},
+    {"glioma_pde", "errors", "_atlas", "parameters", "parameters.*"},
     {"grid"},
     {"_maps", "_phantom"},
     {"tissue"},
@@ -27,6 +27,8 @@ LAYERS = [
     {"model"},
     {"schedule", "observe"},
     {"solve", "window"},
+    {"control"},
+    {"response", "risk"},
     {"outcome"},
     {"config.base"},
     {"config.*"},
@@ -39,10 +41,11 @@ LAYERS = [
     {"build"},
     {"manifest"},
     {"run"},
+    {"compare"},
     {"table", "repeat"},
     {
         "plot", "plot._data", "plot._style", "plot._panels", "plot._curves", "plot._slices", "plot._movie",
-        "plot._outcome",
+        "plot._outcome", "plot._compare",
     },
     {"signals"},
     {"cli"},
@@ -68,7 +71,7 @@ def levels() -> dict[str, int]:
 LEVEL = levels()
 
 CORE = {
-    "grid", "tissue", "_maps", "_phantom", "delivery", "model", "schedule", "solve", "observe", "window",
+    "grid", "tissue", "_maps", "_phantom", "delivery", "model", "schedule", "solve", "observe", "window", "control",
     *(n for n in LEVEL if n.split(".")[0] in ("numerics", "biology")),
 }  # fmt: skip
 OUTSIDE = {

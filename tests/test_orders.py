@@ -34,7 +34,7 @@ from glioma_pde.tissue import Tissue
 
 CAPACITY = 1e5
 PER_DENSITY = CAPACITY * MICROMOLAR_PER_MOL_PER_MM3
-SPACING = (0.5, 0.4)
+SPACING = (0.5, 0.4, 0.45)
 END = 0.4
 TRANSPORTED = ("tumour", "carriers")
 FIELDS = (*TRANSPORTED, "attractant", "prodrug", "drug")
@@ -354,6 +354,16 @@ def test_space_whole_system_2d_without_wind(plane):
     setups, plans, *_ = plane
     setups = changed(setups, bump=0.05, speed=0.0)
     errors = errors_in_space(setups, plans)
+    for name in FIELDS:
+        order = problems.orders([s.norm(e, 2) for s, e in zip(setups, errors[name], strict=True)])
+        assert order[-1] == pytest.approx(2.0, abs=0.1), (name, order)
+
+
+@pytest.mark.slow
+def test_space_whole_system_3d():
+    """With wind, all extrema of carriers at the walls."""
+    setups = [manufactured("flux_limited", n, (32, 32, 32), bump=0.0) for n in (8, 16, 32)]
+    errors = errors_in_space(setups, quartered(setups))
     for name in FIELDS:
         order = problems.orders([s.norm(e, 2) for s, e in zip(setups, errors[name], strict=True)])
         assert order[-1] == pytest.approx(2.0, abs=0.1), (name, order)

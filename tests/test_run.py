@@ -11,15 +11,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from glioma_pde.biology.attractant import Attractant
+from glioma_pde.biology.tumour import Tumour
 from glioma_pde.build import build
 from glioma_pde.config import loads
+from glioma_pde.delivery import Schedule
 from glioma_pde.errors import ConfigError, GliomaError
 from glioma_pde.io.export import export_nifti
-from glioma_pde.io.hdf5 import RunFile
-from glioma_pde.observe import observe, rim
+from glioma_pde.io.hdf5 import RunFile, RunWriter
+from glioma_pde.model import Model
+from glioma_pde.observe import observe, rim, trends
 from glioma_pde.repeat import experiment_from_file
-from glioma_pde.run import RIM_TOLERANCE, checkpoint_path, resume, run
+from glioma_pde.run import RIM_TOLERANCE, _Loop, checkpoint_path, resume, run
 from glioma_pde.solve import solve
+from glioma_pde.tissue import Tissue
+from glioma_pde.window import Window, inner_box
 
 TINY = """
 title = "Tiny"
@@ -132,7 +138,7 @@ def test_file_agrees_with_solve_of_the_same_plan(whole):
                 wanted = np.asarray(fields[name][j])
                 top = max(float(np.abs(wanted).max()), 1e-30)
                 np.testing.assert_allclose(file.field(name, index=i) / top, wanted / top, atol=3e-6, err_msg=name)
-        assert set(file.observables) == set(seen)
+        assert set(file.observables) == {*seen, *trends([0.0], [0.0], [0.0])}
         for name in file.observables:
             wanted = np.asarray(seen[name], float)
             top = float(np.abs(wanted).max())
@@ -215,6 +221,40 @@ def test_run_stops_at_the_burden_and_stores_that_day(tmp_path):
         assert file.attrs["status"] == result.status
         np.testing.assert_array_equal(file.days, [0.0, 2.0, 3.0])
         np.testing.assert_array_equal(file.observable("burden_cells"), burden[:4])
+
+
+def test_a_dose_on_an_observation_day_that_is_no_short_number_wakes_the_model(tmp_path):
+    """Day 2.3 is not 2.3 in single precision; the plan and the choice of the model must agree on its side."""
+    sets = ["schedule.injections=[{days=[2.3, 2.7], cells=2e5, sites_mm=[[4.0, 6.0], [6.0, -1.0]], sigma_mm=1.5}]"]
+    sets += ["outcome.compare_days=[2.3]", "time.end_day=3.0"]
+    courses = {}
+    for idle in (0, 1):
+        result = run(experiment_of([*sets, f"numerics.idle_below_cells={idle}"]), tmp_path / f"{idle}.h5")
+        courses[idle] = result.course
+    assert courses[1].days.tolist() == [0.0, 1.0, 2.0, 2.3, 3.0]
+    assert courses[1].at("carriers_cells", 2.3) == 0.0  # a day's row comes before its doses
+    assert courses[1].values["carriers_cells"][-1] > 0.0
+    assert courses[1].values["drug_exposure_tumour"][-1] > 0.0
+    for name, values in courses[0].values.items():
+        np.testing.assert_allclose(courses[1].values[name], values, rtol=1e-5, err_msg=name)
+
+
+def test_a_run_killed_as_it_stops_gets_no_further_row(tmp_path, monkeypatch):
+    """Between the checkpoint of the last frame and the end of the file there is a moment to die in."""
+    limit = 0.5 * run(experiment_of(), tmp_path / "whole.h5").course.values["burden_cells"][2:4].sum()
+    experiment = experiment_of([f"time.stop_at_cells={limit}"])
+    straight, broken = tmp_path / "straight.h5", tmp_path / "broken.h5"
+    run(experiment, straight)
+
+    def die(*_):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunWriter, "finish", die)
+        with pytest.raises(Stop):
+            run(experiment, broken)
+    assert resume(experiment, broken).status.startswith("stopped: burden reached")
+    check_same_bits(straight, broken)
 
 
 # -- interrupted, resumed, repeated -------------------------------------------------------------------
@@ -305,11 +345,39 @@ def test_rows_before_a_failure_are_in_the_file(tmp_path, whole):
         ("schedule.injections=[{days=[1.0], cells=1e9, sites_mm=[[4.0, 6.0]], sigma_mm=1.0}]", "sites apart"),
         ("schedule.injections=[{days=[1.0], cells=1.0, sites_mm=[[-11.9, 9.9]], sigma_mm=1.0}]", "nearest tissue"),
         ("numerics.precision='float64'", "jax_enable_x64"),
+        (
+            "tumour.initial={kind='gaussian', centre_mm=[5.0, 3.0], sigma_mm=0.01, peak=0.9}",
+            r"initial\.sigma_mm: .*resolve",
+        ),
     ],
 )
 def test_what_only_the_anatomy_shows_is_a_config_error(change, expected):
     with pytest.raises(ConfigError, match=expected):
         experiment_of([change])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("carriers.diffusivity_white_mm2_per_day=1e4", "carriers: it stays non-negative .* more than 10⁷"),
+        ("drug.dynamics=dynamic", "drug: it stays non-negative .* more than 10⁷.*drug.dynamics = 'quasi_steady'"),
+    ],
+)
+def test_a_field_that_needs_more_steps_than_fit_into_memory_is_named(change, expected):
+    long = ["time.end_day=1e5", "time.observe_every_days=1e4", "time.frame_every_days=1e4"]
+    with pytest.raises(ConfigError, match=expected):
+        experiment_of([*long, change])
+
+
+def test_an_image_without_tumour_in_the_tissue_is_refused(tmp_path):
+    text = TINY.split("[carriers]")[0].replace("[24, 20]", "[14, 12, 10]") + "[time]\nend_day = 1.0\n"
+    matrix = Tissue.phantom("head", (14, 12, 10)).grid.matrix
+    image = np.zeros((14, 12, 10), np.float32)
+    image[0, 0, 0] = 0.5
+    nib.save(nib.Nifti1Image(image, matrix), tmp_path / "u.nii")
+    arm = loads(text, sets=["tumour.initial={kind='nifti', path='u.nii'}"], folder=tmp_path).arms[0]
+    with pytest.raises(ConfigError, match=r"tumour\.initial\.path: u\.nii holds no tumour"):
+        build(arm)
 
 
 def test_the_advised_sigma_is_enough_away_from_walls():
@@ -362,18 +430,47 @@ WIDE = WIDE.replace("[[4.0, 6.0], [6.0, -1.0]]", "[[18.0, 6.0]]").replace("sigma
 WIDE = WIDE.replace("end_day = 4.0", "end_day = 4.0\nstep_days = 0.25")
 
 
-@pytest.mark.parametrize("diffusivity", [0.13, 8.0], ids=["slow", "grows"])
-def test_a_growing_window_changes_nothing(tmp_path, diffusivity):
+SELDOM = WIDE.split("[carriers]")[0] + "[time]\nend_day = 4.0\nstep_days = 0.25\nframe_every_days = 4.0\n"
+SELDOM += "observe_every_days = 4.0\n"
+"""A tumour by itself, and nobody looks before the last day."""
+
+
+@pytest.mark.parametrize(
+    ("text", "diffusivity"), [(WIDE, 0.13), (WIDE, 8.0), (SELDOM, 8.0)], ids=["slow", "grows", "seldom"]
+)
+def test_a_growing_window_changes_nothing(tmp_path, text, diffusivity):
     paths = {}
     for grows in ("true", "false"):
         paths[grows] = tmp_path / f"{grows}.h5"
         sets = [f"numerics.grow_window={grows}", f"tumour.diffusivity_white_mm2_per_day={diffusivity}"]
-        run(experiment_of(sets, WIDE), paths[grows])
+        run(experiment_of(sets, text), paths[grows])
     a, b = contents(paths["true"]), contents(paths["false"])
     assert a.keys() == b.keys()
     for name in a.keys() - {"rim_density", "ledger tumour_imbalance", "ledger carriers_imbalance"}:
         top = max(float(np.abs(b[name]).max()), 1e-12)
         np.testing.assert_allclose(a[name] / top, b[name] / top, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("decay", "cells"), [(17.0, 3), (0.1, 16)])
+def test_the_first_window_leaves_room_for_what_the_tumour_releases(decay, cells):
+    """12 mm, or what a range of √(4.4 mm²/day / 0.1/day) = 6.6 mm takes to fall to 1e-4: 61 mm."""
+    tissue = Tissue.phantom("box", (64, 60), 4.0)
+    spot = jnp.zeros((64, 60)).at[30, 30].set(0.9)
+    (a, b), _ = inner_box(Model(tissue, [Tumour(), Attractant(4.4, decay)]), {"tumour": spot}, Schedule())
+    assert (30 - a, b - 31) == (cells, cells)
+
+
+def test_the_rim_is_looked_at_before_the_first_step():
+    """The attractant has no last iterate then; it must be there all the same."""
+    experiment = experiment_of(["numerics.grow_window=false", "attractant.decay_per_day=0.1"], WIDE)
+    for cells, grows in ((3, True), (0, False)):
+        index = np.argwhere(np.asarray(experiment.initial["tumour"]) > 1e-8)
+        low, high = index.min(axis=0) - cells, index.max(axis=0) + cells + 1
+        window = Window(tuple(zip(np.maximum(low, 0).tolist(), high.tolist(), strict=True)))
+        start = window.cut(experiment.model.start(experiment.initial, experiment.schedule.events))
+        loop = _Loop(experiment, window, start)
+        loop._grow(begin=grows)
+        assert (loop.window.box is None) == grows
 
 
 def test_a_tumour_on_the_right_stays_on_the_right(tmp_path):

@@ -115,6 +115,23 @@ def test_instants_that_agree_to_rounding_are_one():
     assert plan.steps == STEPS_PER_BLOCK * (5 + 2)  # two of the blocks have no length
 
 
+def test_a_day_kept_in_single_precision_is_the_day_meant():
+    """2.3 becomes 2.29999995: its dose still comes after the save of that day, in a short run as in a long one."""
+    model = Model(Tissue.phantom("box", (12,), 1.0, dtype=jnp.float32), [Carriers(loss_per_day=LOSS, taxis=None)])
+    schedule = Schedule((jax.tree.map(lambda a: a.astype(jnp.float32), doses_on([2.3])),))
+    for end in (4.0, 400.0):
+        plan = make_plan(model, schedule, [0.0, 2.3, end], end)
+        assert [np.asarray(row).max() for row in plan.events[0]] == [-1, 0]
+        assert plan.steps == 3 * STEPS_PER_BLOCK  # one block to the dose, none of length, one after it
+
+
+def test_an_event_between_two_instants_that_are_told_apart_happens_once():
+    gap = 0.6e-9  # each is one with its neighbour, yet the first and the last are two
+    model, schedule = model_of(bolus=[0.5 + 2 * gap]), Schedule((doses_on([0.5, 0.5 + gap]),))
+    given_out = np.asarray(make_plan(model, schedule, [0.0, 1.0], 0.5).events[0])
+    assert sorted(given_out[given_out >= 0].tolist()) == [0, 1]
+
+
 @pytest.mark.parametrize("saves", [[0.0], [0.0, 0.0], [1.0, 0.5], [0.0, np.inf], [[0.0, 1.0]]])
 def test_impossible_save_days_are_refused(saves):
     with pytest.raises(ValueError, match="save_days"):
@@ -122,6 +139,8 @@ def test_impossible_save_days_are_refused(saves):
 
 
 def test_impossible_steps_are_refused():
+    with pytest.raises(ValueError, match=r"dt = 1e-09 makes more than \d+ blocks"):
+        make_plan(model_of(), Schedule(), [0.0, 1.0], 1e-9)
     with pytest.raises(ValueError, match="dt"):
         make_plan(model_of(), Schedule(), [0.0, 1.0], 0.0)
 

@@ -138,7 +138,7 @@ MM, DAY, CELL, MOL, GRAM, KG, LEVEL = 1.7, 0.6, 2.3, 0.4, 3.1, 0.7, 1.9
 
 UNITS = {
     "1": 1.0, "mm": MM, "mm2": MM**2, "mm3": MM**3, "L": MM**3, "day": DAY, "h": DAY, "cell": CELL, "cells": CELL,
-    "mol": MOL, "µM": MOL / MM**3, "g": GRAM, "kg": KG, "units of a": LEVEL,
+    "mol": MOL, "µM": MOL / MM**3, "g": GRAM, "kg": KG, "units of a": LEVEL, "Gy": 1.2,
 }  # fmt: skip
 
 

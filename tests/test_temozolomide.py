@@ -10,9 +10,11 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from glioma_pde.biology.laws import Hill, Linear
+from glioma_pde.biology.radiotherapy import Radiotherapy
 from glioma_pde.biology.temozolomide import OralDoses, Temozolomide
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.config import loads
+from glioma_pde.config.regimens import radiotherapy, temozolomide
 from glioma_pde.delivery import Schedule
 from glioma_pde.errors import ConfigError
 from glioma_pde.model import Model, balances
@@ -226,6 +228,10 @@ end_day = 4.0
         ("doses = [{ days = [1.0, 4.0], dose_mg_per_m2 = 200 }]", "temozolomide.doses[0]: day 4 is not before"),
         ("doses = [{ dose_mg_per_m2 = 200 }]", "temozolomide.doses[0]: give either days"),
         ("csf_exchange_per_h = 5.8", "temozolomide: absorption_per_h, csf_exchange_per_h"),
+        ("schedule = 'stupp'", "temozolomide: schedule and start_day go together"),
+        ("schedule = 'stup'\nstart_day = 1", "temozolomide.schedule: should be 'stupp' (it is 'stup')"),
+        ("schedule = 'stupp'\nstart_day = 4", "temozolomide.start_day: day 4 is not before time.end_day = 4"),
+        ("doses = [{ days = [1.0], dose_mg_per_m2 = 2e4 }]", "dose_mg_per_m2: should be less than or equal to 10000"),
         ("combination = 'blis'", "temozolomide.combination: should be 'additive' or 'bliss'"),
         ("kill = { kind = 'linear', hill = 2.0 }", "temozolomide.kill.hill: unknown key"),
     ],
@@ -242,3 +248,59 @@ def test_doses_by_rule_and_by_list_come_in_order():
     section = loads(TEXT + rule + "{ days = [1.0], dose_mg_per_m2 = 200 }]").arms[0].temozolomide
     assert section.single_doses() == [(0.5, 75.0), (1.0, 200.0), (1.5, 75.0)]
     assert section.tables()["temozolomide"]["day"] == [0.5, 1.0, 1.5]
+
+
+STUPP = """
+[temozolomide]
+schedule = "stupp"
+start_day = 3.0
+[radiotherapy]
+schedule = "stupp"
+start_day = 3.0
+"""
+
+
+def test_the_stupp_schedule_by_name():
+    """75 mg/m² on 42 days with 30 fractions, four weeks without, six cycles of 5 days in 28 at 150, then 200 mg/m²."""
+    arm = loads(TEXT.replace("[temozolomide]\n", STUPP)).arms[0]
+    rows = arm.temozolomide.single_doses()
+    assert len(rows) == 42 + 6 * 5
+    assert rows[:42] == [(3.0 + i, 75.0) for i in range(42)]
+    for cycle in range(6):
+        first, dose = 3.0 + 70 + 28 * cycle, 150.0 if cycle == 0 else 200.0
+        assert rows[42 + 5 * cycle : 47 + 5 * cycle] == [(first + i, dose) for i in range(5)]
+    fractions = arm.radiotherapy.courses()[0][1]
+    assert len(fractions) == 30
+    assert fractions[-1] == (3.0 + 39, 2.0)  # from the first Monday to the last Friday
+    assert fractions[-1][0] < rows[41][0]
+    # further doses come on top
+    more = loads(TEXT + "schedule = 'stupp'\nstart_day = 3\ndoses = [{ days = [1.0], dose_mg_per_m2 = 9 }]").arms[0]
+    assert more.temozolomide.single_doses()[:2] == [(1.0, 9.0), (3.0, 75.0)]
+
+
+@pytest.mark.parametrize(("start", "more"), [(3.0, 30 * 2), (3.37, 72 * 2)])
+def test_daily_doses_cost_few_steps(start, more):
+    """Two for each instant of the schedule off the days of observation; two for each fraction that falls on one, which
+    its derivative by the day needs."""
+    rows = temozolomide("stupp", start)
+    drug = drug_of(*np.array(rows).T)
+    fractions = Radiotherapy.on_days(*np.array(radiotherapy("stupp", start, "monday")).T)
+    model = Model(TISSUE, [Tumour(), drug])
+    plan = make_plan(model, Schedule((fractions,)), np.arange(241.0), 0.5)
+    assert len(rows) == 72
+    assert plan.steps == 240 * 2 + more
+
+
+def test_many_doses_are_one_program():
+    """What is compiled does not grow with their number."""
+    sizes = []
+    for count in (3, 72):
+        modules = [Tumour(), drug_of(np.arange(count) / 72.0, np.full(count, 75.0))]
+        step = jax.make_jaxpr(lambda u, m=modules: Model(TISSUE, m).step(*_carry(m, u)).x)(jnp.full(12, 0.5))
+        sizes.append(len(str(step).splitlines()))
+    assert sizes[0] == sizes[1]
+
+
+def _carry(modules, u):
+    model = Model(TISSUE, modules)
+    return model.start({"tumour": u}), model.prepare(), jnp.zeros(()), jnp.asarray(0.5)

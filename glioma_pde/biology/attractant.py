@@ -38,6 +38,10 @@ class Attractant(Module):
     release_per_day: Array | float = default("attractant.release_per_day")
     tolerance: float = eqx.field(static=True, default=1e-4)
 
+    def range_mm(self):
+        """√(D_a/λ_a)."""
+        return jnp.sqrt(jnp.asarray(self.diffusivity_mm2_per_day / self.decay_per_day))
+
     def prepare(self, tissue: Tissue):
         inside = jnp.asarray(tissue.mask, tissue.white.dtype)
         return uniform_coupling(tissue.grid, self.diffusivity_mm2_per_day, inside, tissue.open_faces())

@@ -35,8 +35,10 @@ class FieldSpec(NamedTuple):
 
     Attributes:
         role: of a transported field. Fields in the role `TUMOUR` move and grow as the tumour does, die of every
-            hazard, and together are what a scan shows and the burden counts. Substances take no room.
+            hazard, and together are what a scan shows and the burden counts. Substances (and what else is no cell) take
+            no room.
         everywhere: not confined to where cells are, so that nothing less than the whole tissue can be computed.
+        stored: worth keeping in the run file; said of quasi-steady fields.
     """
 
     name: str
@@ -44,6 +46,7 @@ class FieldSpec(NamedTuple):
     long_name: str
     role: str = CELLS
     everywhere: bool = False
+    stored: bool = True
 
 
 class Observable(NamedTuple):
@@ -144,6 +147,10 @@ class Module(eqx.Module):
         """Times [day] at which its rates are not smooth: steps end there."""
         return ()
 
+    def range_mm(self) -> Array | float:
+        """Distance [mm] from its source over which a concentration that it computes falls by 1/e; 0 without one."""
+        return 0.0
+
     def prepare(self, tissue: Tissue) -> Any:
         """Everything that depends on the anatomy only (conductances); computed once."""
         return None
@@ -166,6 +173,10 @@ class Module(eqx.Module):
     def sensitivity(self, drug: bool) -> Array | float:
         """Sensitivity of its own tumour fields to hazards, of drugs or other ones."""
         return 1.0
+
+    def radiosensitivity(self, alpha_per_gy: Any, beta_per_gy2: Any) -> dict[str, tuple[Any, Any]]:
+        """α [1/Gy] and β [1/Gy²] of its own fields of cells, given those of the tumour; others are spared."""
+        return {f.name: (alpha_per_gy, beta_per_gy2) for f in self.fields if f.role == TUMOUR}
 
     def fluxes(self, x: Fields, q: Quantities, at: Context) -> tuple[Flux, ...]:
         return ()

@@ -46,6 +46,8 @@ class Carriers(Module):
     tumour_kill_per_day: Array | float | None = default("carriers.tumour_kill_per_day")
     tumour_kill_saturation: Array | float = default("carriers.tumour_kill_saturation")
     drug_sensitivity: Array | float | None = default("carriers.drug_sensitivity")
+    alpha_per_gy: Array | float | None = default("carriers.alpha_per_gy")
+    alpha_beta_gy: Array | float = default("carriers.alpha_beta_gy")
     diffusivity_map: Array | None = None
     taxis: Sensing | None = FluxLimited()
     volume_filling: bool = eqx.field(static=True, default=False)
@@ -77,6 +79,10 @@ class Carriers(Module):
         s = x["carriers"]
         kill = self.tumour_kill_per_day * s / (1.0 + self.tumour_kill_saturation * s)
         return (Hazard("carrier_kill", kill, drug=False),)
+
+    def radiosensitivity(self, alpha_per_gy, beta_per_gy2):
+        own = self.alpha_per_gy
+        return {} if own is None else {"carriers": (own, own / self.alpha_beta_gy)}
 
     def fluxes(self, x: Fields, q: Quantities, at: Context):
         g, open_faces, factor = at.medium["g"], at.medium["open"], at.medium["factor"]

@@ -1,7 +1,8 @@
 """The drug made at the carriers (5-FU), in equilibrium with its sources or on its own time scale, and what it kills.
 
 τ ∂t c = ∇·(D_c∇c) + q s + conversion − (λ_c + k_BBB + k_up u) c,   τ = 0 (`Drug`) or 1 (`DynamicDrug`);
-tumour cells die at the rate E(c).
+tumour cells die at the rate E(c). Where vessels leak (a module provides ``vessel_leakiness``), k_BBB is higher by the
+leakiness times k_BBB,l.
 """
 
 from __future__ import annotations
@@ -38,27 +39,39 @@ HEALTHY_BELOW = 0.01
 """Tissue with a tumour density under this counts as healthy in the exposures."""
 
 
+NEGLIGIBLE = 1e-4
+"""A drug that stays under this fraction of the tolerance is none, in units of 1 µM or, if lower, of what has an effect.
+
+5-FC leaves plasma as an exponential and would otherwise ask for solves at 1e-20 µM for a month after each course.
+"""
+
+
 class Drug(Module):
     """Drug concentration c [µM].
 
     Attributes:
         kill: law E(c).
-        tolerance: relative residual of the quasi-steady solve.
+        tolerance: relative residual of the quasi-steady solve; times `NEGLIGIBLE` also the level that counts as none.
     """
 
     name: ClassVar[str] = "drug"
     memory: ClassVar[tuple[FieldSpec, ...]] = (FieldSpec("drug", "µM", "drug concentration"),)
     needs: ClassVar = ("tumour", "carriers")
-    uses: ClassVar = ("conversion",)
+    uses: ClassVar = ("conversion", "vessel_leakiness")
     provides: ClassVar = ("drug", "kill_rate", "drug_source")
 
     diffusivity_mm2_per_day: Array | float = default("drug.diffusivity_mm2_per_day")
     decay_per_day: Array | float = default("drug.decay_per_day")
     efflux_per_day: Array | float = default("drug.efflux_per_day")
+    leaky_efflux_per_day: Array | float = default("drug.leaky_efflux_per_day")
     uptake_per_day: Array | float = default("drug.uptake_per_day")
     secretion_mol_per_cell_per_day: Array | float = default("drug.secretion_mol_per_cell_per_day")
     kill: Kill = Hill()
     tolerance: float = eqx.field(static=True, default=1e-4)
+
+    def range_mm(self):
+        """√(D_c/(λ_c + k_BBB)), outside the tumour."""
+        return jnp.sqrt(jnp.asarray(self.diffusivity_mm2_per_day / (self.decay_per_day + self.efflux_per_day)))
 
     def prepare(self, tissue: Tissue):
         inside = jnp.asarray(tissue.mask, tissue.white.dtype)
@@ -66,11 +79,19 @@ class Drug(Module):
 
     def sink(self, q: Quantities) -> Array:
         """λ_c + k_BBB + k_up u [1/day]."""
-        return self.decay_per_day + self.efflux_per_day + self.uptake_per_day * q["tumour_cells"]
+        return self._lost_anywhere(q) + self.uptake_per_day * q["tumour_cells"]
+
+    def _lost_anywhere(self, q: Quantities) -> Array | float:
+        """λ_c + k_BBB [1/day]; with the limits of shared quantities in ``q`` its upper bound."""
+        lost = self.decay_per_day + self.efflux_per_day
+        if "vessel_leakiness" not in q:
+            return lost
+        return lost + self.leaky_efflux_per_day * q["vessel_leakiness"]
 
     def quantities(self, x: Fields, q: Quantities, at: Context):
         source = self._per_density(at) * x["carriers"] + q.get("conversion", 0.0)
-        c = solve_quasi_steady(at.grid, at.medium, self.sink(q), source, q["drug"], self.tolerance)
+        least = (self.tolerance * NEGLIGIBLE) * jnp.minimum(self.kill.effective_uM(), 1.0)
+        c = solve_quasi_steady(at.grid, at.medium, self.sink(q), source, q["drug"], self.tolerance, least)
         return {"drug": c, "kill_rate": self.kill.rate(c), "drug_source": source}
 
     def _per_density(self, at: Context) -> Array:
@@ -104,7 +125,8 @@ class Drug(Module):
 
 
 class DynamicDrug(Drug):
-    """The same as a transported field, which starts in equilibrium with what the carriers release by themselves.
+    """The same as a transported field, which starts in equilibrium with what the carriers release by themselves
+    (behind vessels that do not leak).
 
     Steps must be shorter than 1/(2n D_c/h² + λ_c + k_BBB + k_up u) in n dimensions, for it to stay positive.
 
@@ -132,7 +154,7 @@ class DynamicDrug(Drug):
         c = x["drug"]
         return (
             Transfer("drug_released", None, "drug", q["drug_source"]),
-            Transfer("drug_decay", "drug", None, (self.decay_per_day + self.efflux_per_day) * c),
+            Transfer("drug_decay", "drug", None, self._lost_anywhere(q) * c),
             Transfer("drug_uptake", "drug", None, self.uptake_per_day * q["tumour_cells"] * c),
         )
 
@@ -144,7 +166,7 @@ class DynamicDrug(Drug):
         return {name: both[name] for name in both if name != "drug_released"}  # a transfer here
 
     def loss_bound(self, at: Context, limits: Mapping[str, Array]):
-        lost = self.decay_per_day + self.efflux_per_day + DENSEST * self.uptake_per_day
+        lost = self._lost_anywhere(limits) + DENSEST * self.uptake_per_day
         return {"drug": (outflow_rate(at.grid, at.medium), lost)}
 
     def without_carriers(self):

@@ -62,6 +62,10 @@ class Hill(eqx.Module):
     def largest(self) -> Array | float | None:
         return self.emax_per_day
 
+    def effective_uM(self) -> Array | float:
+        """A concentration [µM] with an effect: that of half of E_max."""
+        return self.ic50_uM
+
 
 class Linear(eqx.Module):
     """E = k c."""
@@ -73,6 +77,10 @@ class Linear(eqx.Module):
 
     def largest(self) -> Array | float | None:
         return None
+
+    def effective_uM(self) -> Array | float:
+        """A concentration [µM] with an effect: that of E = 1/day."""
+        return jnp.divide(1.0, self.rate_per_uM_per_day)
 
 
 # -- combination: what several drugs with rates E_i [1/day] do together -----------------------------

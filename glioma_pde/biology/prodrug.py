@@ -4,7 +4,8 @@ Plasma, one compartment:  P' = Σ (dose rates) F/(V M) − k_e P,  k_e = ln 2 / 
 Brain:                    τ ∂t p = τ ∇·(D_p∇p) + k_ex (π P − p) − W p/(K_m + p),   W = V_max K s × 10¹²    [µM/day]
 with τ = 0 (`Prodrug`) or 1 (`DynamicProdrug`), or held at p = π P when the pool is taken as inexhaustible
 (``depletable = False``).
-Each molecule converted is one molecule of drug.
+Each molecule converted is one molecule of drug. Where vessels leak (a module provides ``vessel_leakiness``), k_ex is
+higher by the leakiness times k_ex,l.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Prodrug(Module):
     provides: ClassVar = ("prodrug", "prodrug_plasma", "conversion")
     outputs: ClassVar[tuple[FieldSpec, ...]] = (FieldSpec("prodrug", "µM", "prodrug concentration in brain"),)
     needs: ClassVar = ("carriers",)
+    uses: ClassVar = ("vessel_leakiness",)
 
     courses: Courses
     boluses: Boluses
@@ -76,6 +78,7 @@ class Prodrug(Module):
     molar_mass_g_per_mol: Array | float = default("prodrug.molar_mass_g_per_mol")
     brain_plasma_ratio: Array | float = default("prodrug.brain_plasma_ratio")
     exchange_per_day: Array | float = default("prodrug.exchange_per_day")
+    leaky_exchange_per_day: Array | float = default("prodrug.leaky_exchange_per_day")
     vmax_mol_per_cell_per_day: Array | float = default("prodrug.vmax_mol_per_cell_per_day")
     km_uM: Array | float = default("prodrug.km_uM")
     depletable: bool = eqx.field(static=True, default=True)
@@ -104,31 +107,37 @@ class Prodrug(Module):
         plasma = jax.vmap(lambda t: self.plasma(t, jnp.zeros_like(t)))(instants)
         supply = self.brain_plasma_ratio * jnp.max(plasma, initial=0.0)
         demand = DENSEST * self._per_density(at)
-        p = self._most_in_brain(supply, demand)
+        p = self._most_in_brain(supply, demand, self.exchange(limits))
         return {"conversion": demand * p / (self.km_uM + p)}
 
     def _per_density(self, at: Context) -> Array:
         """V_max K × 10¹² [µM/day]: conversion at s = 1 and saturation."""
         return (self.vmax_mol_per_cell_per_day * MICROMOLAR_PER_MOL_PER_MM3) * at.capacity
 
-    def _in_brain(self, supply: Array, demand: Array) -> Array:
-        """p [µM] at πP = ``supply`` [µM] and V_max K s × 10¹² = ``demand`` [µM/day]."""
+    def exchange(self, q: Quantities) -> Array | float:
+        """k_ex + k_ex,l × leakiness [1/day]; with the limits of shared quantities in ``q`` its upper bound."""
+        if "vessel_leakiness" not in q:
+            return self.exchange_per_day
+        return self.exchange_per_day + self.leaky_exchange_per_day * q["vessel_leakiness"]
+
+    def _in_brain(self, supply: Array, demand: Array, exchange: Array | float) -> Array:
+        """p [µM] at πP = ``supply`` [µM], V_max K s × 10¹² = ``demand`` [µM/day] and ``exchange`` [1/day]."""
         if not self.depletable:
             return supply
         # p² + b p − K_m π P = 0; the root of either sign of b without cancellation
-        b = self.km_uM + demand / self.exchange_per_day - supply
+        b = self.km_uM + demand / exchange - supply
         root = jnp.sqrt(b * b + 4.0 * self.km_uM * supply)
         return jnp.where(b > 0, 2.0 * self.km_uM * supply / jnp.where(b > 0, b + root, 1.0), 0.5 * (root - b))
 
-    def _most_in_brain(self, supply: Array, demand: Array) -> Array:
-        """Upper bound of p [µM] while πP ≤ ``supply`` and the conversion is at ``demand``."""
-        return self._in_brain(supply, demand)
+    def _most_in_brain(self, supply: Array, demand: Array, exchange: Array | float) -> Array:
+        """Upper bound of p [µM] while πP ≤ ``supply``, exchange ≤ ``exchange`` and the conversion is at ``demand``."""
+        return self._in_brain(supply, demand, exchange)
 
     def quantities(self, x: Fields, q: Quantities, at: Context):
         plasma, s = self.plasma(at.t, at.dt), x["carriers"]
         supply = jnp.broadcast_to(self.brain_plasma_ratio * plasma, s.shape)
         demand = self._per_density(at) * s
-        p = self._in_brain(supply, demand)
+        p = self._in_brain(supply, demand, self.exchange(q))
         inside = at.tissue.mask
         p = jnp.where(inside, p, 0.0)
         return {"prodrug": p, "prodrug_plasma": plasma, "conversion": demand * p / (self.km_uM + p)}
@@ -158,10 +167,11 @@ class DynamicProdrug(Prodrug):
         return {"prodrug": p, "prodrug_plasma": self.plasma(at.t, at.dt), "conversion": demand * p / (self.km_uM + p)}
 
     def transfers(self, x: Fields, q: Quantities, at: Context):
-        supply = self.exchange_per_day * self.brain_plasma_ratio * q["prodrug_plasma"]
+        exchange = self.exchange(q)
+        supply = exchange * self.brain_plasma_ratio * q["prodrug_plasma"]
         return (
             Transfer("prodrug_supply", None, "prodrug", jnp.where(at.tissue.mask, supply, 0.0)),
-            Transfer("prodrug_return", "prodrug", None, self.exchange_per_day * x["prodrug"]),
+            Transfer("prodrug_return", "prodrug", None, exchange * x["prodrug"]),
             Transfer("prodrug_converted", "prodrug", None, q["conversion"]),
         )
 
@@ -169,10 +179,10 @@ class DynamicProdrug(Prodrug):
         return (Flux("prodrug", g=at.medium),)
 
     def loss_bound(self, at: Context, limits: Mapping[str, Array]):
-        lost = self.exchange_per_day + DENSEST * self._per_density(at) / self.km_uM
+        lost = self.exchange(limits) + DENSEST * self._per_density(at) / self.km_uM
         return {"prodrug": (outflow_rate(at.grid, at.medium), lost)}
 
-    def _most_in_brain(self, supply: Array, demand: Array):
+    def _most_in_brain(self, supply: Array, demand: Array, exchange: Array | float):
         return supply  # before any of it is converted
 
     def without_carriers(self):

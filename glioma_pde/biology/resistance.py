@@ -3,7 +3,8 @@
 ∂t r = ∇·(D_u∇r) + ρ g(N) r + (μ₀ + μ_c E) u − ω E r,   ∂t u = … − (μ₀ + μ_c E) u,   N = u + r + …
 
 E is what all drugs together do to sensitive cells. Resistant cells move and grow with the parameters of the tumour, and
-are counted in everything that is seen of it; carriers kill them by contact as they kill others.
+are counted in everything that is seen of it; carriers kill them by contact as they kill others. Radiation kills them with
+α and β of their own, given relative to the tumour's.
 """
 
 from __future__ import annotations
@@ -29,12 +30,17 @@ class Resistance(Module):
     spontaneous_per_day: Array | float = default("resistance.spontaneous_per_day")
     induced: Array | float = default("resistance.induced")
     drug_sensitivity: Array | float = default("resistance.drug_sensitivity")
+    alpha_relative: Array | float = default("resistance.alpha_relative")
+    beta_relative: Array | float = default("resistance.beta_relative")
 
     def occupies(self):
         return {"resistant": 1.0}
 
     def sensitivity(self, drug: bool):
         return self.drug_sensitivity if drug else 1.0
+
+    def radiosensitivity(self, alpha_per_gy, beta_per_gy2):
+        return {"resistant": (self.alpha_relative * alpha_per_gy, self.beta_relative * beta_per_gy2)}
 
     def transfers(self, x: Fields, q: Quantities, at: Context):
         rate = self.spontaneous_per_day + self.induced * q.get("drug_hazard", 0.0)

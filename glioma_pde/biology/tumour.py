@@ -1,8 +1,9 @@
 """Tumour cells: invasion and growth.
 
-∂t u = ∇·(D_u(x)∇u) + ρ g(N) u,   D_u = D_w p_white + D_g p_grey   (harmonic means on faces)
+∂t u = ∇·(D_u(x)∇u) + ρ f g(N) u,   D_u = D_w p_white + D_g p_grey   (harmonic means on faces)
 
-and the same for every other tumour field that a module adds (resistant cells).
+and the same for every other tumour field that a module adds (resistant cells). f is 1, or the shared quantity
+``growth_factor`` of a module that has a say in it (oxygen).
 """
 
 from __future__ import annotations
@@ -47,8 +48,10 @@ class Tumour(Module):
         )
 
     def transfers(self, x: Fields, q: Quantities, at: Context):
-        g = self.growth.factor(q["crowding"], at.capacity, self.one_sided_growth)
-        return tuple(Transfer(f"{n}_growth", None, n, self.proliferation_per_day * g * x[n]) for n in at.tumour)
+        rate = self.proliferation_per_day * self.growth.factor(q["crowding"], at.capacity, self.one_sided_growth)
+        if "growth_factor" in q:
+            rate = rate * q["growth_factor"]
+        return tuple(Transfer(f"{n}_growth", None, n, rate * x[n]) for n in at.tumour)
 
     def fluxes(self, x: Fields, q: Quantities, at: Context):
         return tuple(Flux(name, g=at.medium) for name in at.tumour)
@@ -56,7 +59,8 @@ class Tumour(Module):
     def loss_bound(self, at: Context, limits: Mapping[str, Array]):
         # ρ |g| ≤ ρ ln K for Gompertz; a step is monotone in u, which keeps u ≤ 1, while dt ρ ≤ 1
         steepest = 1.0 if isinstance(self.growth, Logistic) else jnp.maximum(jnp.log(at.capacity), 1.0)
-        bound = (outflow_rate(at.grid, at.medium), self.proliferation_per_day * steepest)
+        fastest = self.proliferation_per_day * limits.get("growth_factor", 1.0)
+        bound = (outflow_rate(at.grid, at.medium), fastest * steepest)
         return dict.fromkeys(at.tumour, bound)
 
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import unicodedata
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)  # fmt: skip
+from pydantic_core import PydanticKnownError
 
 from ..parameters import PARAMETERS
 
@@ -15,6 +28,58 @@ Positive = Annotated[float, Field(gt=0, lt=1e12)]
 NonNegative = Annotated[float, Field(ge=0, lt=1e15)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Day = Annotated[float, Field(ge=0, le=1e5)]
+
+LONGEST_TEXT = 500
+
+
+def text_fault(text: Any) -> str | None:
+    """What keeps a value from being a name, a label or a path: none of these survives every file and terminal."""
+    if not isinstance(text, str):
+        return "must be a string"
+    if len(text) > LONGEST_TEXT:
+        return f"must have at most {LONGEST_TEXT} characters"
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text):
+        return "must be one line without control characters"
+    return None
+
+
+def _plain(text: str) -> str:
+    if fault := text_fault(text):
+        raise ValueError(fault)
+    return text
+
+
+Line = Annotated[str, AfterValidator(_plain)]
+"""A name, a label or a path."""
+
+_LISTED: TypeAdapter[list[float]] = TypeAdapter(
+    list[Annotated[float, Field(ge=0, lt=1e15, allow_inf_nan=False)]],
+)
+
+
+def _one_or_each(value: Any) -> float | list[float]:
+    if isinstance(value, list | tuple):
+        return _LISTED.validate_python(value)
+    try:
+        return _LISTED.validate_python([value])[0]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise PydanticKnownError(first["type"], first.get("ctx")) from None  # type: ignore[arg-type]
+
+
+Amounts = Annotated[float | list[float], PlainValidator(_one_or_each)]
+"""The same amount each time, or a list with one for each time; see `Repeated.amounts`."""
+
+
+def at_most(most: float, unit: str) -> AfterValidator:
+    """A bound for `Amounts`."""
+
+    def check(amounts: float | list[float]) -> float | list[float]:
+        if max(amounts if isinstance(amounts, list) else [amounts], default=0.0) > most:
+            raise ValueError(f"should be less than or equal to {most:g} {unit}")
+        return amounts
+
+    return AfterValidator(check)
 
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
@@ -25,6 +90,20 @@ def with_kind(data: Any, key: str, default: str) -> Any:
     if isinstance(data, dict) and isinstance(data.get(key), dict) and "kind" not in data[key]:
         return {**data, key: {"kind": default, **data[key]}}
     return data
+
+
+class Image(NamedTuple):
+    """An image in the space of the tissue that a section reads. What counts is its values over ``scale``.
+
+    Attributes:
+        key: path in the section, for messages.
+        high: largest that these may be; the least is 0.
+    """
+
+    key: str
+    path: str
+    scale: float
+    high: float
 
 
 class Section(BaseModel):
@@ -39,6 +118,10 @@ class Section(BaseModel):
     def places(self) -> list[tuple[str, list[float]]]:
         """Points that must lie in the tissue [mm], with their paths."""
         return []
+
+    def images(self) -> dict[str, Image]:
+        """Images it reads, under plain names."""
+        return {}
 
     def rows(self) -> dict[str, int]:
         """Lengths of its lists of doses or events: arms of equal lengths share one compiled program."""
@@ -85,25 +168,83 @@ class Every(BaseModel):
     days: Positive
     count: Annotated[int, Field(ge=1, le=1000)]
 
+    def all_days(self) -> list[float]:
+        return [self.from_day + i * self.days for i in range(self.count)]
 
-class Repeated(BaseModel):
-    """Something on given ``days``, or by the rule ``every``."""
+
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+WEEK: tuple[Weekday, ...] = get_args(Weekday)
+
+
+class Weekdays(BaseModel):
+    """A rule for repeats: ``count`` times on certain days of the week, from the first of them that is not before
+    ``from_day``.
+
+    Attributes:
+        first_weekday: which day of the week ``from_day`` is.
+        on: the days of the week; weekends are skipped by default.
+        hours: times on each of these days, after that of ``from_day`` [h]; several for several times a day.
+    """
 
     model_config = STRICT
 
-    days: list[Day] | None = None
-    every: Every | None = None
+    from_day: Day = 0.0
+    count: Annotated[int, Field(ge=1, le=1000)]
+    first_weekday: Weekday = "monday"
+    on: Annotated[list[Weekday], Field(min_length=1)] = list(WEEK[:5])
+    hours: Annotated[list[Annotated[float, Field(ge=0, lt=24)]], Field(min_length=1)] = [0.0]
 
     @model_validator(mode="after")
-    def _when(self):
-        if (self.days is None) == (self.every is None):
-            raise ValueError("give either days = [...] or every = { from_day, days, count }")
-        if self.days is not None and not self.days:
-            raise ValueError("days is empty")
+    def _once(self):
+        if len(set(self.hours)) < len(self.hours):
+            raise ValueError("hours names a time twice")
         return self
 
     def all_days(self) -> list[float]:
-        if self.days is not None:
-            return sorted(self.days)
-        assert self.every is not None
-        return [self.every.from_day + i * self.every.days for i in range(self.every.count)]
+        first = WEEK.index(self.first_weekday)
+        days = (k for k in itertools.count() if WEEK[(first + k) % 7] in self.on)
+        times = (self.from_day + k + hour / 24.0 for k in days for hour in sorted(self.hours))
+        return list(itertools.islice(times, self.count))
+
+
+class Repeated(BaseModel):
+    """Something on given ``days``, or by one of the rules ``every`` and ``weekdays``.
+
+    Attributes:
+        amounts: names of the attributes that may be a list with one amount for each time.
+    """
+
+    model_config = STRICT
+    amounts: ClassVar[tuple[str, ...]] = ()
+
+    days: list[Day] | None = None
+    every: Every | None = None
+    weekdays: Weekdays | None = None
+
+    @model_validator(mode="after")
+    def _when(self):
+        if sum(rule is not None for rule in (self.days, self.every, self.weekdays)) != 1:
+            raise ValueError(
+                "give either days = [...], or every = { from_day, days, count }, or weekdays = { from_day, count }"
+            )
+        if self.days is not None and not self.days:
+            raise ValueError("days is empty")
+        for name in self.amounts:
+            given, times = getattr(self, name), len(self._days())
+            if isinstance(given, list) and len(given) != times:
+                raise ValueError(f"{name} lists {len(given)} amounts for {times} times")
+        return self
+
+    def _days(self) -> list[float]:
+        """In the order in which they are given."""
+        rule = self.every or self.weekdays
+        return list(self.days or ()) if rule is None else rule.all_days()
+
+    def all_days(self) -> list[float]:
+        return sorted(self._days())
+
+    def each(self, name: str) -> list[tuple[float, float]]:
+        """(day, amount) in the order of the days; ``name`` is one of the `amounts`."""
+        days, given = self._days(), getattr(self, name)
+        listed = given if isinstance(given, list) else [given] * len(days)
+        return sorted(zip(days, listed, strict=True))

@@ -10,16 +10,29 @@ import copy
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import ConfigError
-from .messages import nearest, sentence
-from .rules import across_sections
+from ..errors import ConfigError, one_line
+from .anatomy import Atlas
+from .base import text_fault
+from .messages import nearest, sentence, shown
+from .presets import PRESETS, tables
+from .rules import across_sections, in_images
 from .sections import CAPACITY, DEFAULTED, REQUIRED, SECTIONS, Config, Study
+
+MOST_BYTES = 2**19
+MOST_ARMS = 500
+MOST_PROBLEMS = 1000  # of one section
+DEEPEST = 24
+"""Limits far beyond any sensible configuration, so that no file takes long to refuse."""
+
+_MANY_PARTS = re.compile(r"""(?<![\w.-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')\s*+\.\s*+){32}""")
+_ARM = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+_ARM_RULE = "arm names are letters, digits, '-' and '_' (they become file names)"
 
 
 def load(path: str | Path, sets: Iterable[str] = ()) -> Study:
@@ -32,46 +45,77 @@ def load(path: str | Path, sets: Iterable[str] = ()) -> Study:
         ConfigError: naming every problem with its path.
     """
     path = Path(path)
+
+    def wrong(problem: str) -> ConfigError:
+        return ConfigError([problem], str(path))
+
     try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise ConfigError([f"the file does not exist: {path}"], str(path)) from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError([f"the file cannot be read as UTF-8 text: {e}"], str(path)) from None
-    return loads(text, str(path), sets, path.parent)
+        if not path.exists():
+            raise wrong(f"the file does not exist: {path}")
+        if not path.is_file():  # a device or a pipe may never end
+            raise wrong("this is not a regular file")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise wrong(f"the file is larger than the {MOST_BYTES >> 10} KiB that a configuration may have")
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as e:
+        raise wrong(f"the file cannot be read as UTF-8 text: {e}") from None
+    return loads(text, str(path), sets, path.parent, images=True)
 
 
-def loads(text: str, where: str = "configuration", sets: Iterable[str] = (), folder: str | Path = ".") -> Study:
-    """`load` for text; relative paths inside are resolved against ``folder``."""
+def loads(
+    text: str,
+    where: str = "configuration",
+    sets: Iterable[str] = (),
+    folder: str | Path = ".",
+    images: bool = False,
+) -> Study:
+    """`load` for text; relative paths inside are resolved against ``folder``.
+
+    Args:
+        images: look for the images, and into them for whether points lie in tissue, as `load` does.
+    """
+    if _MANY_PARTS.search(text):  # the parser's time grows with the square of their number
+        raise ConfigError(["not a configuration: a key has more than 32 parts"], where)
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # a ValueError of Python's own for integers of thousands of digits
         raise ConfigError([f"not valid TOML: {e}"], where) from None
     problems: list[str] = []
     for item in sets:
         _apply_set(data, item, problems)
+    if deep := [key for key, value in data.items() if _is_deep(value)]:
+        raise ConfigError([*problems, *(f"{one_line(key, 80)}: nested too deeply" for key in deep)], where)
 
-    title = data.pop("title", Path(where).stem)
+    title = data.pop("title", one_line(Path(where).stem, 200))
     arms = data.pop("arms", None)
-    if not isinstance(title, str):
-        problems.append("title: must be a string")
+    if fault := text_fault(title):
+        problems.append(f"title: {fault}")
     if arms is not None and (
         not isinstance(arms, dict) or not arms or not all(isinstance(a, dict) for a in arms.values())
     ):
         problems.append("arms: must hold one table per arm, as [arms.treated]")
         arms = None
+    if arms is not None and len(arms) > MOST_ARMS:
+        problems.append(f"arms: {len(arms)} are more than the {MOST_ARMS} that one configuration may have")
+        arms = dict(list(arms.items())[:MOST_ARMS])
     # A problem that the shared part has by itself is reported once, any other with the name of its arm.
-    shared: list[str] = []
+    atlas = Atlas(folder) if images else None
+    alone: list[str] = []
     if arms is not None:
-        _one_arm(data, "", {}, str(title), str(folder), shared)
+        _one_arm(data, "", {}, str(title), str(folder), alone, atlas)
+    shared = set(alone)
     configs = []
+    told = set(problems)
     for name, override in (arms or {"run": {}}).items():
-        if not re.fullmatch(r"[A-Za-z0-9_\-]{1,64}", name):
-            problems.append(f"arms.{name}: arm names are letters, digits, '-' and '_' (they become file names)")
+        if not _ARM.fullmatch(name):
+            problems.append(f"arms.{one_line(name, 80)}: {_ARM_RULE}")
         own: list[str] = []
-        configs.append(_one_arm(data, name, override, str(title), str(folder), own))
+        configs.append(_one_arm(data, name, override, str(title), str(folder), own, atlas))
         own = [p if arms is None or (p in shared and not _names(p, override)) else f"arms.{name}.{p}" for p in own]
-        problems += [p for p in own if p not in problems]
+        problems += [p for p in own if p not in told]
+        told |= set(own)
     if problems:
         raise ConfigError(problems, where)
     return Study(title=str(title), arms=[c for c in configs if c is not None], text=text, path=where)
@@ -80,51 +124,62 @@ def loads(text: str, where: str = "configuration", sets: Iterable[str] = (), fol
 def from_json(text: str, folder: str = ".") -> Config:
     """One arm from `Config.to_json`."""
     where = "configuration stored in the file"
+    if len(text) > 4 * MOST_BYTES:
+        raise ConfigError(["too long"], where)
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([f"not valid JSON: {error}"], where) from None
-    if not isinstance(data, dict):
-        raise ConfigError(["not a table"], where)
-    head = {k: data.pop(k) for k in ("title", "label", "arm") if k in data}
+    if not isinstance(data, dict) or _is_deep(data):
+        raise ConfigError(["not a table of tables"], where)
+    arm, title = data.pop("arm", "run"), data.pop("title", "")
+    # values of a preset are among those of the arm, which may have left out some of its sections
+    preset, label = data.pop("preset", None), data.pop("label", "")
     problems: list[str] = []
-    config = _one_arm(
-        data, head.get("arm", "run"), {"label": head.get("label", "")}, head.get("title", ""), folder, problems
-    )
+    if fault := text_fault(title):
+        problems.append(f"title: {fault}")
+    if not isinstance(arm, str) or not _ARM.fullmatch(arm):
+        problems.append(f"arm: {_ARM_RULE}")
+    if not (preset is None or isinstance(preset, str)):
+        problems.append("preset: must be a string")
+    config = _one_arm(data, str(arm), {"label": label}, str(title), folder, problems)
     if problems or config is None:
         raise ConfigError(problems, where)
-    return config
+    return config.model_copy(update={"preset": preset})
 
 
 # -- one arm --------------------------------------------------------------------------------------
 
 
-def _one_arm(base: Mapping, arm: str, override: Mapping, title: str, folder: str, problems: list[str]) -> Config | None:
-    data = copy.deepcopy(dict(base))
+def _one_arm(
+    base: Mapping, arm: str, override: Mapping, title: str, folder: str, problems: list[str], atlas: Atlas | None = None
+) -> Config | None:
     own: dict[str, Any] = copy.deepcopy(dict(override))
+    preset = own.pop("preset", base.get("preset"))
+    data, usual_label = _from_preset(preset, problems)
+    _merge(data, {k: copy.deepcopy(v) for k, v in base.items() if k != "preset"})
     without = own.pop("without", [])
     if not isinstance(without, list) or not all(isinstance(w, str) for w in without):
         problems.append("without: must be a list of section names")
         without = []
     for name in without:
         if name not in SECTIONS or name in REQUIRED:
-            problems.append(f"without: {name!r} is not a section that can be left out{nearest(name, SECTIONS)}")
+            problems.append(f"without: {shown(name)} is not a section that can be left out{nearest(name, SECTIONS)}")
         data.pop(name, None)
     _merge(data, own)
-    label = data.pop("label", "")
+    label = data.pop("label", usual_label)
     capacity = data.pop("capacity_cells_per_mm3", CAPACITY.default)
-    if not isinstance(label, str):
-        problems.append("label: must be a string")
+    if fault := text_fault(label):
+        problems.append(f"label: {fault}")
     if (
         isinstance(capacity, bool)
         or not isinstance(capacity, int | float)
         or not CAPACITY.low <= capacity <= CAPACITY.high
     ):
         problems.append(f"capacity_cells_per_mm3: must be a number from {CAPACITY.low:g} to {CAPACITY.high:g}")
-    for key in data:
-        if key not in SECTIONS:
-            known = [*SECTIONS, "title", "label", "arms", "capacity_cells_per_mm3"]
-            problems.append(f"{key}: unknown{nearest(key, known)}")
+    known = (*SECTIONS, "title", "label", "preset", "arms", "capacity_cells_per_mm3")
+    for key in [k for k in data if k not in SECTIONS][:MOST_PROBLEMS]:
+        problems.append(f"{one_line(key, 80)}: unknown{nearest(key, known)}")
     parsed: dict[str, Any] = {}
     for name, adapter in SECTIONS.items():
         if name not in data:
@@ -136,13 +191,33 @@ def _one_arm(base: Mapping, arm: str, override: Mapping, title: str, folder: str
         try:
             parsed[name] = adapter.validate_python(data[name])
         except ValidationError as e:
-            problems += [sentence(name, err, data[name]) for err in e.errors(include_url=False)]
-        except RecursionError:
-            problems.append(f"{name}: nested too deeply")
+            problems += [sentence(name, err, data[name]) for err in e.errors(include_url=False)[:MOST_PROBLEMS]]
     problems += across_sections(parsed, set(data))
+    if atlas is not None:
+        problems += in_images(parsed, atlas)
     if problems:
         return None
-    return Config(title=title, label=label, arm=arm, capacity_cells_per_mm3=float(capacity), folder=folder, **parsed)
+    return Config(
+        title=title, label=label, arm=arm, preset=preset, capacity_cells_per_mm3=float(capacity), folder=folder, **parsed
+    )  # fmt: skip
+
+
+def _from_preset(name: Any, problems: list[str]) -> tuple[dict[str, Any], str]:
+    """The tables of a preset, which everything in the file overrides, and its label."""
+    if name is None:
+        return {}, ""
+    if not isinstance(name, str):
+        problems.append(f"preset: must be a string, one of {', '.join(PRESETS)}")
+    elif name not in PRESETS:
+        problems.append(f"preset: {shown(name)} is not one of {', '.join(PRESETS)}{_meant(name)}")
+    # after a wrong name the rest is checked against another preset, lest sections that it brings seem to be missing
+    known = name if isinstance(name, str) and name in PRESETS else next(iter(PRESETS))
+    return tables(known), PRESETS[known].label
+
+
+def _meant(name: str) -> str:
+    close = nearest(name, PRESETS)
+    return close if "did you mean" in close else ""
 
 
 def _merge(into: dict, other: Mapping) -> None:
@@ -163,7 +238,7 @@ def _apply_set(data: dict, item: str, problems: list[str]) -> None:
         return
     try:
         value = tomllib.loads(f"v = {raw.strip()}")["v"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = raw.strip()
     table: Any = data
     for part in parts[:-1]:
@@ -182,4 +257,17 @@ def _names(problem: str, table: Mapping) -> bool:
         if not isinstance(node, Mapping) or part not in node:
             return False
         node = node[part]
+    return True
+
+
+def _is_deep(data: Any) -> bool:
+    """Whether tables and lists lie deeper in one another than any configuration needs."""
+    level: Iterator[Any] = iter([data])
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for node in level:
+            inner += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        if not inner:
+            return False
+        level = iter(inner)
     return True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 from typing import Any
 
+from ..errors import one_line
 from .sections import SECTIONS
 
 
@@ -23,9 +25,10 @@ def sentence(section: str, error: Any, data: Any) -> str:
             value = value[part]
         except (KeyError, IndexError, TypeError):
             value = None
+    path = one_line(path, 200)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        parent = _known_keys(section, error["loc"])
+        parent = _known_keys(section, tuple(error["loc"][:-1]))
         return f"{path}: unknown key{nearest(str(error['loc'][-1]), parent)}"
     if kind == "missing":
         return f"{path}: is missing"
@@ -35,15 +38,29 @@ def sentence(section: str, error: Any, data: Any) -> str:
         tags = re.findall(r"'([^']+)'", context.get("expected_tags", ""))
         meant = nearest(str(context.get("tag")), tags)
         meant = meant if "did you mean" in meant else ""
-        return f"{path}.kind: {context.get('tag')!r} is not one of {', '.join(tags)}{meant}"
+        return f"{path}.kind: {shown(context.get('tag'))} is not one of {', '.join(tags)}{meant}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    shown = "" if isinstance(value, dict | list) else f" (it is {value!r})"
-    return f"{path}: {message}{shown}"
+    it = "" if isinstance(value, dict | list) else f" (it is {shown(value)})"
+    return f"{path}: {message}{it}"
 
 
-def _known_keys(section: str, loc: tuple) -> list[str]:
-    """Keys that are valid where an unknown one stood."""
-    schema = SECTIONS[section].json_schema()
+def shown(value: Any) -> str:
+    """A value as it may stand in a sentence."""
+    try:
+        return one_line(repr(value), 80)
+    except ValueError:  # Python writes no integers of thousands of digits
+        return "a number of thousands of digits"
+
+
+@functools.cache
+def _schema(section: str) -> dict[str, Any]:
+    return SECTIONS[section].json_schema()
+
+
+@functools.lru_cache(maxsize=1000)
+def _known_keys(section: str, loc: tuple) -> tuple[str, ...]:
+    """Keys that are valid in the table at ``loc``."""
+    schema = _schema(section)
     definitions = schema.get("$defs", {})
 
     def resolve(node: Any) -> list[dict]:
@@ -56,7 +73,7 @@ def _known_keys(section: str, loc: tuple) -> list[str]:
         return found
 
     nodes = resolve(schema)
-    for part in loc[:-1]:
+    for part in loc:
         deeper: list[dict] = []
         for node in nodes:
             child = node["properties"].get(str(part))
@@ -66,11 +83,15 @@ def _known_keys(section: str, loc: tuple) -> list[str]:
             else:
                 deeper += resolve(child.get("items", child))
         nodes = deeper or nodes
-    return sorted({k for node in nodes for k in node["properties"]})
+    return tuple(sorted({k for node in nodes for k in node["properties"]}))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    known = list(known)
+    return _nearest(word[:100], tuple(known))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _nearest(word: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .anatomy import Atlas, is_file
 from .base import Section
+from .environment import oxygen_rules
 
 
 def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
@@ -18,6 +20,9 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
 
     needs("prodrug", "carriers", "they carry the converting enzyme")
     needs("drug", "carriers", "they release or convert it")
+    needs("trail", "carriers", "they release it")
+    needs("immune", "carriers", "it is they that are rejected")
+    needs("malignancy", "carriers", "it is they that may turn malignant")
     carriers = parsed.get("carriers")
     if carriers is not None and carriers.taxis.kind != "none" and "attractant" not in present:
         problems.append(
@@ -26,6 +31,7 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
     drug = parsed.get("drug")
     if drug is not None and "prodrug" not in present and drug.secretion_mol_per_cell_per_day == 0:
         problems.append("drug: has no source; add [prodrug] or set drug.secretion_mol_per_cell_per_day")
+    problems += oxygen_rules(parsed, present)
     problems += _schedule(parsed, present)
     problems += _places(parsed)
     time, outcome = parsed.get("time"), parsed.get("outcome")
@@ -38,9 +44,33 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
     if outcome is not None and outcome.t1gd_threshold <= outcome.flair_threshold:
         problems.append("outcome.t1gd_threshold: must be above outcome.flair_threshold")
     numerics = parsed.get("numerics")
+    if time is not None and numerics is not None and time.tolerance is not None:
+        problems += _tolerance(time.tolerance, numerics, present)
     if numerics is not None and carriers is not None and numerics.stepper == "rkl2" and carriers.taxis.kind != "none":
         problems.append("numerics.stepper: 'rkl2' is for diffusion; with taxis use 'ssprk2'")
     return problems
+
+
+def _tolerance(tolerance: float, numerics: Any, present: set[str]) -> list[str]:
+    """What has to be finer than the time steps for their errors to be seen."""
+    problems = []
+    if numerics.precision == "float32" and tolerance < 1e-4:
+        problems.append("time.tolerance: below 1e-4 needs numerics.precision = 'float64'")
+    if present & {"attractant", "drug"} and numerics.elliptic_tolerance > 0.1 * tolerance:
+        problems.append(
+            f"numerics.elliptic_tolerance: must be at most a tenth of time.tolerance = {tolerance:g}, "
+            f"so {0.1 * tolerance:.2g} or less"
+        )
+    return problems
+
+
+def in_images(parsed: Mapping[str, Any], atlas: Atlas) -> list[str]:
+    """Images that are missing, and points outside the tissue that images or formulas describe."""
+    tissue, tumour = parsed.get("tissue"), parsed.get("tumour")
+    problems = []
+    if tumour is not None and tumour.initial.kind == "nifti" and not is_file(atlas.folder / tumour.initial.path):
+        problems.append(f"tumour.initial.path: there is no image file {atlas.folder / tumour.initial.path}")
+    return problems if tissue is None else problems + atlas.problems(tissue, _said(parsed, "places"))
 
 
 def _schedule(parsed: Mapping[str, Any], present: set[str]) -> list[str]:

@@ -11,7 +11,25 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ..parameters import PARAMETERS
-from .base import Day, Fraction, NonNegative, Point, Positive, Repeated, Section, columns, parameters, pick, with_kind
+from .base import (
+    Amounts,
+    Day,
+    Fraction,
+    Line,
+    Point,
+    Positive,
+    Repeated,
+    Section,
+    columns,
+    parameters,
+    pick,
+    with_kind,
+)
+from .environment import Necrosis, Oxygen, Vasculature
+from .immune import Immune
+from .malignancy import Malignancy
+from .radiotherapy import Radiotherapy
+from .trail import Trail
 from .treatments import Resistance, Surgery, Temozolomide
 
 # -- anatomy --------------------------------------------------------------------------------------
@@ -32,11 +50,11 @@ class AtlasTissue(Section):
 
 class NiftiTissue(Section):
     kind: Literal["nifti"]
-    white: str
-    grey: str
-    csf: str | None = None
-    mask: str | None = None
-    background: str | None = None
+    white: Line
+    grey: Line
+    csf: Line | None = None
+    mask: Line | None = None
+    background: Line | None = None
     scale: Positive = 1.0
     spacing_mm: Annotated[float, Field(ge=0.02, le=10)] | None = None
     window: Window | None = None
@@ -92,7 +110,7 @@ class NiftiInitial(Section):
     """Tumour density from an image in the space of the tissue."""
 
     kind: Literal["nifti"]
-    path: str
+    path: Line
 
 
 _Tumour = parameters("_Tumour", "tumour")
@@ -214,10 +232,12 @@ class Drug(parameters("_Drug", "drug")):  # type: ignore[misc]
 
 
 class Injection(Repeated):
-    """Doses of carriers at one or many needle tips."""
+    """Doses of carriers at one or many needle tips, all of the same number of cells or one number for each."""
+
+    amounts = ("cells",)
 
     route: Literal["intracerebral"] = "intracerebral"
-    cells: NonNegative
+    cells: Amounts
     sites_mm: Annotated[list[Point], Field(min_length=1, max_length=1000)]
     sigma_mm: Positive
     retained_fraction: Fraction = 1.0
@@ -242,19 +262,30 @@ class Schedule(Section):
     def tables(self):
         names = ("day", "cells", "retained_fraction", "x_mm", "y_mm", "z_mm", "sigma_mm", "event")
         found: dict[str, list[Any]] = {name: [] for name in names}
-        events = [(one, day) for one in self.injections for day in one.all_days()]
-        for event, (one, day) in enumerate(events):
+        events = [(one, day, cells) for one in self.injections for day, cells in one.each("cells")]
+        for event, (one, day, cells) in enumerate(events):
             for site in one.sites_mm:
-                cells = one.cells / len(one.sites_mm)
-                row = (day, cells, one.retained_fraction, *[*site, 0.0, 0.0][:3], one.sigma_mm, event)
+                row = (
+                    day,
+                    cells / len(one.sites_mm),
+                    one.retained_fraction,
+                    *[*site, 0.0, 0.0][:3],
+                    one.sigma_mm,
+                    event,
+                )
                 for column, value in zip(found.values(), row, strict=True):
                     column.append(value)
         return {"injections": found} if events else {}
 
 
+MOST_STEPS = 1e7
+"""Time steps of a run; their plan takes some hundred bytes for each."""
+
+
 class Time(Section):
     end_day: Annotated[float, Field(gt=0, le=1e5)]
     step_days: Annotated[float, Field(gt=0, le=100)] = 0.5
+    tolerance: Annotated[float, Field(ge=1e-12, le=0.1)] | None = None
     frame_every_days: Positive = 7.0
     frames_days: list[Day] = Field(default_factory=list)
     observe_every_days: Positive = 1.0
@@ -262,6 +293,8 @@ class Time(Section):
 
     @model_validator(mode="after")
     def _count(self):
+        if self.end_day / self.step_days > MOST_STEPS:
+            raise ValueError("more than 10⁷ time steps: lengthen step_days")
         if self.end_day / min(self.observe_every_days, self.frame_every_days) > 1e6:
             raise ValueError("more than 10⁶ observations: lengthen observe_every_days or frame_every_days")
         return self
@@ -293,10 +326,12 @@ class Outcome(Section):
     progression_cells: Positive = 3e9
     fatal_cells: Positive = 9e9
     compare_days: list[Day] = Field(default_factory=list)
+    scan_every_days: Annotated[float, Field(ge=1, le=1e4)] = 28.0
+    confirm_days: Annotated[float, Field(ge=0, le=1e4)] = 28.0
 
 
 class Output(Section):
-    directory: str | None = None
+    directory: Line | None = None
     xdmf: bool = False
     figures: bool = True
     animation: bool = True
@@ -312,9 +347,16 @@ SECTIONS: dict[str, Any] = {
     "attractant": TypeAdapter(Attractant),
     "prodrug": TypeAdapter(Prodrug),
     "drug": TypeAdapter(Drug),
+    "trail": TypeAdapter(Trail),
+    "immune": TypeAdapter(Immune),
+    "malignancy": TypeAdapter(Malignancy),
     "resistance": TypeAdapter(Resistance),
     "temozolomide": TypeAdapter(Temozolomide),
     "surgery": TypeAdapter(Surgery),
+    "radiotherapy": TypeAdapter(Radiotherapy),
+    "oxygen": TypeAdapter(Oxygen),
+    "necrosis": TypeAdapter(Necrosis),
+    "vasculature": TypeAdapter(Vasculature),
     "schedule": TypeAdapter(Schedule),
     "time": TypeAdapter(Time),
     "numerics": TypeAdapter(Numerics),
@@ -338,6 +380,7 @@ class Config(BaseModel):
     title: str
     label: str = ""
     arm: str = "run"
+    preset: str | None = None
     capacity_cells_per_mm3: float = CAPACITY.default
     tissue: Any
     tumour: Any
@@ -345,9 +388,16 @@ class Config(BaseModel):
     attractant: Any = None
     prodrug: Any = None
     drug: Any = None
+    trail: Any = None
+    immune: Any = None
+    malignancy: Any = None
     resistance: Any = None
     temozolomide: Any = None
     surgery: Any = None
+    radiotherapy: Any = None
+    oxygen: Any = None
+    necrosis: Any = None
+    vasculature: Any = None
     schedule: Any
     time: Any
     numerics: Any

@@ -14,7 +14,7 @@ PACKED = 0.5
 LARGE = 10**9
 """Output that a run announces before it starts [bytes]."""
 
-_FIELDS = ("tumour", "carriers", "attractant", "prodrug", "drug")
+_FIELDS = ("tumour", "carriers", "attractant", "prodrug", "drug", "trail", "immune", "malignancy")
 _MAPS = 4
 _COLUMNS = 40  # observables and ledger
 _BASE = 4 * 10**5  # HDF5's own tables, texts, series of one chunk

@@ -6,7 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Day, Fraction, Point, Positive, Repeated, Section, columns, parameters, pick, with_kind
+from . import regimens
+from .base import (
+    Amounts,
+    Day,
+    Fraction,
+    Point,
+    Positive,
+    Repeated,
+    Section,
+    at_most,
+    columns,
+    parameters,
+    pick,
+    with_kind,
+)  # fmt: skip
 
 
 class Resistance(parameters("_Resistance", "resistance")):  # type: ignore[misc]
@@ -14,9 +28,11 @@ class Resistance(parameters("_Resistance", "resistance")):  # type: ignore[misc]
 
 
 class OralDose(Repeated):
-    """The same dose on each of its days."""
+    """The same dose each time, or one dose for each."""
 
-    dose_mg_per_m2: Annotated[float, Field(ge=0, le=1e4)]
+    amounts = ("dose_mg_per_m2",)
+
+    dose_mg_per_m2: Annotated[Amounts, at_most(1e4, "mg/m²")]
 
 
 _K = "temozolomide.kill"
@@ -25,12 +41,21 @@ LinearKill = pick("LinearKill", _K, ("rate_per_uM_per_day",), kind=(Literal["lin
 
 
 class Temozolomide(parameters("_Temozolomide", "temozolomide")):  # type: ignore[misc]
-    """Doses by mouth; ``combination`` says what it does together with other drugs."""
+    """Doses by mouth, by a ``schedule`` with a name, or listed, or both; ``combination`` says what it does together
+    with other drugs."""
 
     _kinds = model_validator(mode="before")(lambda data: with_kind(data, "kill", "hill"))
     kill: Annotated[HillKill | LinearKill, Field(discriminator="kind")] = HillKill(kind="hill")  # type: ignore[valid-type,call-arg]
     combination: Literal["additive", "bliss"] = "additive"
+    schedule: regimens.Regimen | None = None
+    start_day: Day | None = None
     doses: tuple[OralDose, ...] = ()
+
+    @model_validator(mode="after")
+    def _named(self):
+        if (self.schedule is None) != (self.start_day is None):
+            raise ValueError("schedule and start_day go together")
+        return self
 
     @model_validator(mode="after")
     def _apart(self):
@@ -44,10 +69,15 @@ class Temozolomide(parameters("_Temozolomide", "temozolomide")):  # type: ignore
 
     def single_doses(self) -> list[tuple[float, float]]:
         """(day, dose [mg/m²]) in order."""
-        return sorted((day, dose.dose_mg_per_m2) for dose in self.doses for day in dose.all_days())
+        rows = [row for dose in self.doses for row in dose.each("dose_mg_per_m2")]
+        if self.schedule is not None and self.start_day is not None:
+            rows += regimens.temozolomide(self.schedule, self.start_day)
+        return sorted(rows)
 
     def days(self):
-        return [(f"doses[{i}]", max(dose.all_days())) for i, dose in enumerate(self.doses)]
+        # a schedule that is known by name may reach beyond the run
+        named = [] if self.start_day is None else [("start_day", self.start_day)]
+        return named + [(f"doses[{i}]", max(dose.all_days())) for i, dose in enumerate(self.doses)]
 
     def rows(self):
         return {"doses": len(self.single_doses())}

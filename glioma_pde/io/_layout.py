@@ -15,7 +15,7 @@ import numpy as np
 from glioma_pde.grid import Grid
 
 CONVENTIONS = "CF-1.11 (names and units only)"
-GROUPS = ("tissue", "schedule", "observables", "ledger", "parameters", "summary")
+GROUPS = ("tissue", "initial", "schedule", "observables", "ledger", "parameters", "summary")
 DERIVED = ("Conventions", "status", "geometry", "affine", "spacing_mm", "thickness_mm")
 
 SEAL = "content_sha256"  # attribute of a finished file: its `digest`
@@ -82,10 +82,11 @@ class Layout:
     schedule: Mapping[str, Mapping[str, np.ndarray]]
     parameters: Sequence[tuple[str, float | None, str, str, float | None]]
     attributes: Mapping[str, Any]
+    initial: Mapping[str, np.ndarray]
 
     def size_bound(self) -> int:
         """What the file can take on the disk before its first row, at most [bytes]."""
-        images = [*self.tissue.values(), *([] if self.anatomy is None else self.anatomy[:1])]
+        images = [*self.tissue.values(), *self.initial.values(), *([] if self.anatomy is None else self.anatomy[:1])]
         columns = [c for table in self.schedule.values() for c in table.values()]
         text = sum(len(str(v)) for v in (*self.attributes.values(), *self.parameters))
         series = 2**16 * (len(self.fields) + len(self.observables) + len(self.ledger))
@@ -109,6 +110,7 @@ def lay_out(file: h5py.File, layout: Layout) -> None:
     _check_names([q.name for q in layout.observables], {"time"})
     _check_names([q.name for q in layout.ledger], {"time"})
     _check_names([*layout.tissue], set())
+    _check_names([*layout.initial], set())
     _check_names([*layout.schedule], set())
     _set_root_attributes(file, layout)
     _time(file)
@@ -134,10 +136,11 @@ def lay_out(file: h5py.File, layout: Layout) -> None:
         for q in quantities:
             series = group[name].create_dataset(q.name, (0,), "f8", maxshape=(None,), chunks=(_ROWS,), fillvalue=np.nan)
             _describe(series, q, [file["observables/time"]])
-    for name, values in layout.tissue.items():
-        if np.shape(values) != grid.shape:
-            raise ValueError(f"tissue {name}: shape {np.shape(values)}, but the grid has {grid.shape}.")
-        _image(group["tissue"], name, np.asarray(values), [file[a] for a in axes])
+    for place, maps in (("tissue", layout.tissue), ("initial", layout.initial)):
+        for name, values in maps.items():
+            if np.shape(values) != grid.shape:
+                raise ValueError(f"{place} {name}: shape {np.shape(values)}, but the grid has {grid.shape}.")
+            _image(group[place], name, np.asarray(values), [file[a] for a in axes])
     if layout.anatomy is not None:
         _write_anatomy(file.create_group("anatomy"), *layout.anatomy)
     for name, columns in layout.schedule.items():

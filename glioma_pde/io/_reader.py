@@ -192,6 +192,14 @@ class RunFile:
         with self._reading():
             return self._dataset(f"tissue/{name}")[()].T
 
+    def initial(self) -> dict[str, np.ndarray]:
+        """The fields that the run was given to start from, in their own precision, shape of the grid (x, y, z).
+
+        Empty where the configuration says how they are computed.
+        """
+        with self._reading():
+            return {name: self._dataset(f"initial/{name}")[()].T for name in self._file.get("initial", ())}
+
     def anatomy(self) -> tuple[np.ndarray, np.ndarray] | None:
         """The T1-like background: uint8 (x, y, z) and its 4x4 affine to world mm, or ``None``."""
         with self._reading():
@@ -264,9 +272,9 @@ class RunFile:
         for name in self.fields:
             if self._file[name].shape[1:] != self.grid.shape[::-1]:
                 raise ValueError(f"{name} does not have the shape of {axes_of(self.grid)}")
-        for name, item in self._file["tissue"].items():
+        for item in [*self._file["tissue"].values(), *self._file.get("initial", {}).values()]:
             if item.shape != self.grid.shape[::-1]:
-                raise ValueError(f"tissue/{name} does not have the shape of {axes_of(self.grid)}")
+                raise ValueError(f"{item.name} does not have the shape of {axes_of(self.grid)}")
 
     def _committed(self, time: str, names) -> np.ndarray:
         # Time before data: a writer at work can then only have added data to what time promises.

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 
+from glioma_pde._atlas import T1_BRAIN, atlas_file
 from glioma_pde.errors import GliomaError
 from glioma_pde.io.nifti import read_image
 from glioma_pde.tissue import Tissue, connected_component
 
 LATERAL_VENTRICLE_MM = (-10.0, -5.0, 24.0)
 """A point in the lateral ventricles of the MNI152 brain, in its world coordinates [mm]."""
-
-_FILE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
-_T1_BRAIN = 0.2  # of the brightest T1 voxel; the skull is already stripped, so only air lies below
 
 
 def mni152(spacing_mm: float | tuple[float, ...] = 1.0, dtype=None) -> Tissue:
@@ -39,13 +34,13 @@ def mni152(spacing_mm: float | tuple[float, ...] = 1.0, dtype=None) -> Tissue:
     Raises:
         GliomaError: nilearn, or its maps, are not installed; or the spacing is not possible.
     """
-    folder = _data_folder()
-    (white, affine), (grey, b), (t1, c) = (_read(folder, name) for name in ("wm", "gm", "t1"))
+    paths = [atlas_file(name) for name in ("wm", "gm", "t1")]
+    (white, affine), (grey, b), (t1, c) = map(read_image, paths)
     if not (white.shape == grey.shape == t1.shape and np.allclose(affine, b) and np.allclose(affine, c)):
-        raise GliomaError(f"The MNI152 maps in {folder} do not share one space; reinstall nilearn.")
+        raise GliomaError(f"The MNI152 maps in {paths[0].parent} do not share one space; reinstall nilearn.")
     # Stored as bytes, 255 for a whole voxel. Sums of bytes are exact in float32, so CSF is never < 0.
     full = np.float32(max(white.max(), grey.max()))
-    brain = t1 > _T1_BRAIN * t1.max()
+    brain = t1 > T1_BRAIN * t1.max()
     white, grey = (np.where(brain, values, np.float32(0)) for values in (white, grey))
     csf = np.where(brain, full - white - grey, np.float32(0)) / full
     white, grey = white / full, grey / full
@@ -61,23 +56,3 @@ def mni152(spacing_mm: float | tuple[float, ...] = 1.0, dtype=None) -> Tissue:
         background=t1,
     )
     return tissue.resample(spacing_mm)
-
-
-def _data_folder() -> Path:
-    # nilearn is found but not imported: its loaders pull in scikit-learn and pandas, seconds of work.
-    spec = find_spec("nilearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise GliomaError(
-            'The MNI152 brain comes with nilearn, which is not installed: pip install "glioma_pde[atlas]".'
-        )
-    return Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data"
-
-
-def _read(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    path = folder / _FILE.format(name)
-    if not path.is_file():
-        raise GliomaError(
-            f"This nilearn does not hold the MNI152 map {path.name}; "
-            'install another version: pip install --upgrade "glioma_pde[atlas]".'
-        )
-    return read_image(path)

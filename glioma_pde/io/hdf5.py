@@ -1,7 +1,7 @@
 """The run file: one HDF5 file per simulated arm, written while the run goes on.
 
 Root datasets ``(time, z, y, x)`` per field, dimension scales ``x``, ``y``, ``z`` [mm] (``r`` for shells) and
-``time`` [day], and the groups ``tissue``, ``anatomy``, ``schedule``, ``observables``, ``ledger``,
+``time`` [day], and the groups ``tissue``, ``initial``, ``anatomy``, ``schedule``, ``observables``, ``ledger``,
 ``parameters`` and ``summary``. Arrays in memory are ``(x, y, z)``; on file x runs fastest.
 
 From the moment it has its name the file is in HDF5's single-writer/multiple-reader mode: readers can follow
@@ -115,6 +115,7 @@ class RunWriter:
         schedule: Mapping[str, Mapping[str, np.ndarray]] | None = None,
         parameters: Sequence[tuple[str, float | None, str, str, float | None]] = (),
         attributes: Mapping[str, Any] | None = None,
+        initial: Mapping[str, np.ndarray] | None = None,
     ) -> RunWriter:
         """Start a run file; an older one of that name is replaced in one stroke.
 
@@ -126,6 +127,7 @@ class RunWriter:
             parameters: rows ``(name, value, unit, source, default)``.
             attributes: root attributes (text, numbers, numeric arrays; mappings become JSON). The window is
                 the whole tissue unless ``full_shape``, ``full_affine`` and ``window_start`` say otherwise.
+            initial: fields that the run starts from, shape ``grid.shape``, kept in their own precision.
 
         Raises:
             GliomaError: if the folder cannot be written, the disk is full or another writer has the file.
@@ -141,6 +143,7 @@ class RunWriter:
             schedule=schedule or {},
             parameters=parameters,
             attributes=attributes or {},
+            initial=initial or {},
         )
         return cls._start(Path(path), layout)
 
@@ -165,6 +168,7 @@ class RunWriter:
                 schedule={name: old.schedule(name) for name in old.schedule_names},
                 parameters=old.parameters(),
                 attributes={k: v for k, v in old.attrs.items() if k not in (*DERIVED, SEAL)},
+                initial=old.initial(),
             )
             return cls._start(Path(path), layout, old, keep_until_day)
 

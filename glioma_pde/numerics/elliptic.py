@@ -67,7 +67,13 @@ def uniform_coupling(grid: Grid, diffusivity: Array | float, inside: Array, face
 
 
 def solve_quasi_steady(
-    grid: Grid, coupling: Coupling, sink: Array, source: Array, guess: Array, tolerance: float
+    grid: Grid,
+    coupling: Coupling,
+    sink: Array,
+    source: Array,
+    guess: Array,
+    tolerance: float,
+    negligible: Array | float = 0.0,
 ) -> Array:
     """The field c with ``sink c − ∇·(D∇c) = source`` (no flux through closed faces).
 
@@ -78,6 +84,9 @@ def solve_quasi_steady(
         tolerance: bound on the residual relative to the source, both in the Jacobi-weighted
             Euclidean norm; the sweeps are as many as this norm and the maximum norm each ask for.
             Ignored in one dimension, where the solve is direct.
+        negligible: a level [µM] under which c need not be known. Where the maximum principle, max c ≤ max b/σ, keeps all
+            of c under it, c is zero and no sweep is made. Derivatives are those of the equation all the same.
+            Ignored in one dimension.
 
     Returns:
         c [µM], zero outside the mask and never below ``−tolerance × max c``.
@@ -86,7 +95,8 @@ def solve_quasi_steady(
     sink = jnp.broadcast_to(sink, source.shape)
     if volume is not None:
         sink, source = sink * volume, source * volume
-    return _solve(float(tolerance), coupling, sink, source, lax.stop_gradient(guess))
+    negligible = lax.stop_gradient(jnp.asarray(negligible, source.dtype))
+    return _solve(float(tolerance), coupling, sink, source, lax.stop_gradient(guess), negligible)
 
 
 def sweeps_cold(coupling: Coupling, sink: Array, tolerance: float) -> Array:
@@ -96,33 +106,37 @@ def sweeps_cold(coupling: Coupling, sink: Array, tolerance: float) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solve(tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array) -> Array:
+def _solve(tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array, negligible: Array) -> Array:
     if source.ndim == 1:
         return _tridiagonal(coupling, sink, source)
-    return _iterate(tolerance, coupling, sink, source, guess)
+    return _iterate(tolerance, coupling, sink, source, guess, negligible)
 
 
-def _iterate(tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array) -> Array:
+def _iterate(
+    tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array, negligible: Array
+) -> Array:
     inverse = materialise(1.0 / (sink + coupling.rows))
     residual = materialise(source - coupling.apply(sink, guess))
     tiny = jnp.finfo(source.dtype).tiny
     wanted = jnp.sum(source * source * inverse)
     lacking = jnp.sqrt(jnp.sum(residual * residual * inverse) / jnp.maximum(wanted, tiny))
     # A wide source hides a narrow residual in the Euclidean norm: the highest cells have their say too.
-    peak = jnp.max(jnp.abs(residual) * inverse) / jnp.maximum(jnp.max(jnp.abs(source) * inverse), tiny)
+    highest = jnp.max(jnp.abs(source) * inverse)
+    peak = jnp.max(jnp.abs(residual) * inverse) / jnp.maximum(highest, tiny)
     lacking = jnp.maximum(lacking, peak)
     # A guess worse than none would leave its own rounding behind when the source has fallen far.
     guess = jnp.where(lacking < 1.0, guess, 0.0)
     gap = jnp.min(sink * inverse)
-    # A source of exactly zero has the solution zero, whatever the guess was.
-    count = jnp.where(wanted > 0, _count(gap, jnp.minimum(lacking, 1.0) / tolerance), 0)
-    return _chebyshev(coupling, inverse, gap, source, jnp.where(wanted > 0, guess, 0.0), count)
+    # A source of exactly zero has the solution zero, whatever the guess was. max b/σ ≤ max b/(σ + Σg) / min σ/(σ + Σg).
+    matters = (wanted > 0) & (highest > gap * negligible)
+    count = jnp.where(matters, _count(gap, jnp.minimum(lacking, 1.0) / tolerance), 0)
+    return _chebyshev(coupling, inverse, gap, source, jnp.where(matters, guess, 0.0), count)
 
 
 @_solve.defjvp
 def _solve_jvp(tolerance, primals, tangents):
-    coupling, sink, source, guess = primals
-    c = _solve(tolerance, coupling, sink, source, guess)
+    coupling, sink, source = primals[:3]
+    c = _solve(tolerance, *primals)
 
     def residual(coupling, sink, source):
         return source - coupling.apply(sink, c)

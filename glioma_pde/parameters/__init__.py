@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from .base import Parameter
 from .core import CORE
+from .environment import ENVIRONMENT
+from .immune import IMMUNE
+from .malignancy import MALIGNANCY
+from .radiotherapy import RADIOTHERAPY
+from .trail import TRAIL
 from .treatments import TREATMENTS
 
-PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS
+PARAMETERS: dict[str, Parameter] = CORE | TREATMENTS | RADIOTHERAPY | TRAIL | IMMUNE | MALIGNANCY | ENVIRONMENT
 """In the order of the README's table."""
 
 

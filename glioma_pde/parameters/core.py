@@ -101,6 +101,11 @@ CORE: dict[str, Parameter] = {
         "k_ex", "1/day", 17.0, 1e-9, 1e6, "–", "assumption: plasma–brain half-time 1 h",
         "exchange between plasma and brain",
     ),
+    "prodrug.leaky_exchange_per_day": Parameter(
+        "k_ex,l", "1/day", 300.0, 0.0, 1e6, "–",
+        "assumption: K_trans of 0.05 1/min in enhancing glioma (recollected) at a leakiness of 0.25",
+        "further exchange where all vessels leak, used with [vasculature]",
+    ),
     "prodrug.diffusivity_mm2_per_day": Parameter(
         "D_p", "mm2/day", 30.0, 0.0, 1e6, "10–60", "assumption: that of 5-FU, a molecule of the same size",
         "prodrug diffusivity in brain, used with dynamics = 'dynamic'",
@@ -122,6 +127,10 @@ CORE: dict[str, Parameter] = {
     ),
     "drug.efflux_per_day": Parameter(
         "k_BBB", "1/day", 0.0, 0.0, 1e8, "–", "assumption: contained in λ_c", "loss through the blood–brain barrier"
+    ),
+    "drug.leaky_efflux_per_day": Parameter(
+        "k_BBB,l", "1/day", 300.0, 0.0, 1e8, "–", "assumption: that of the prodrug, a molecule of the same size",
+        "further loss where all vessels leak, used with [vasculature]",
     ),
     "drug.uptake_per_day": Parameter(
         "k_up", "1/day", 0.0, 0.0, 1e8, "–", "assumption", "uptake by tumour cells per unit u"

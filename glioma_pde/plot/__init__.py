@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from glioma_pde.errors import GliomaError
+from glioma_pde.plot._compare import compare
 from glioma_pde.plot._curves import ledger, time_courses
 from glioma_pde.plot._data import Arm, names_of, opened
 from glioma_pde.plot._movie import animation
@@ -18,7 +19,9 @@ from glioma_pde.plot._panels import FIELDS, choose_days
 from glioma_pde.plot._slices import comparison, slices
 from glioma_pde.plot._style import STYLE
 
-__all__ = ["animation", "comparison", "ledger", "outcome", "plot_runs", "slices", "time_courses"]
+__all__ = [
+    "animation", "compare", "comparison", "ledger", "outcome", "plot_compared", "plot_runs", "slices", "time_courses",
+]  # fmt: skip
 
 
 def plot_runs(
@@ -61,6 +64,16 @@ def plot_runs(
     if not written:
         raise GliomaError(f"{paths[0]}: the file holds neither fields, observables nor a ledger to draw.")
     return written
+
+
+def plot_compared(paths: Sequence[str | Path], out_dir: str | Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Make the one figure that compares any number of runs, ``compare``.
+
+    Raises:
+        GliomaError: if a file cannot be read or the figure cannot be written.
+    """
+    figure = compare(paths)
+    return [_save(figure, Path(out_dir) / f"compare.{kind}") for kind in formats]
 
 
 _animate = animation
