@@ -28,6 +28,7 @@ LAYERS = [
     {"schedule", "observe"},
     {"solve", "window"},
     {"control"},
+    {"calibrate", "calibrate.*"},
     {"response", "risk"},
     {"outcome"},
     {"config.base"},
@@ -35,18 +36,25 @@ LAYERS = [
     {"config.sections"},
     {"config.rules", "config.messages", "config.size"},
     {"config.loading"},
+    {"config.fit_loading"},
     {"config"},
-    {"io", "io._files", "io._layout", "io._reader", "io.hdf5", "io.checkpoint", "io.nifti", "io.atlas", "io.export"},
+    {
+        "io", "io._files", "io._layout", "io._reader", "io.hdf5", "io.checkpoint", "io.nifti", "io.atlas", "io.export",
+        "io.measurements", "io.fit_file",
+    },
     {"assemble"},
     {"build"},
-    {"manifest"},
+    {"manifest", "fitting"},
+    {"fit_run"},
+    {"fit_report"},
     {"run"},
     {"compare"},
     {"table", "repeat"},
     {
         "plot", "plot._data", "plot._style", "plot._panels", "plot._curves", "plot._slices", "plot._movie",
-        "plot._outcome", "plot._compare",
+        "plot._outcome", "plot._compare", "plot.fit", "plot._fit_curves", "plot._fit_parameters",
     },
+    {"fit_command"},
     {"signals"},
     {"cli"},
     {"__main__"},
@@ -72,7 +80,7 @@ LEVEL = levels()
 
 CORE = {
     "grid", "tissue", "_maps", "_phantom", "delivery", "model", "schedule", "solve", "observe", "window", "control",
-    *(n for n in LEVEL if n.split(".")[0] in ("numerics", "biology")),
+    *(n for n in LEVEL if n.split(".")[0] in ("numerics", "biology", "calibrate")),
 }  # fmt: skip
 OUTSIDE = {
     "h5py", "matplotlib", "pydantic", "nibabel", "nilearn", "PIL", "rich", "pathlib", "os", "io", "shutil", "tempfile",

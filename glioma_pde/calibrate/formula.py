@@ -72,4 +72,6 @@ def _walk(node: ast.expr, theta: Mapping[str, Array] | None, found: list[str]):
     ):
         inner = _walk(node.args[0], theta, found)
         return 1.0 if theta is None else _FUNCTIONS[node.func.id](inner)
-    raise ValueError(f"a formula may not say {ast.unparse(node)!r}; it has names, numbers, + - * / ** and sqrt, exp, log")
+    raise ValueError(
+        f"a formula may not say {ast.unparse(node)!r}; it has names, numbers, + - * / ** and sqrt, exp, log"
+    )

@@ -149,13 +149,13 @@ def levenberg_marquardt(
         lift, accuracy = round_
         solver = optx.LevenbergMarquardt(rtol=accuracy, atol=accuracy)  # type: ignore[arg-type]
         reference = jax.lax.stop_gradient(problem.compare(place(z)).log_sigma)
-        found = optx.least_squares(
-            residuals, solver, z, args=(reference, lift), max_steps=max_steps, throw=False
-        )
+        found = optx.least_squares(residuals, solver, z, args=(reference, lift), max_steps=max_steps, throw=False)
         good = jnp.all(jnp.isfinite(found.value))
         return jnp.where(good, found.value, z), (found.result == optx.RESULTS.successful, found.stats["num_steps"])
 
-    z, (converged, steps) = jax.lax.scan(search, z0, (jnp.asarray(LIFTS, z0.dtype), jnp.maximum(tolerance, jnp.asarray(LOOSE, z0.dtype))))
+    z, (converged, steps) = jax.lax.scan(
+        search, z0, (jnp.asarray(LIFTS, z0.dtype), jnp.maximum(tolerance, jnp.asarray(LOOSE, z0.dtype)))
+    )
     return z, converged[-1], jnp.sum(steps)
 
 

@@ -45,7 +45,7 @@ class PopulationFit(NamedTuple):
     """What was found.
 
     Attributes:
-        names: of φ: shared parameters, ``mean of NAME``, ``ln spread of NAME``.
+        names: of φ: shared parameters, ``mean of NAME``, ``spread of NAME``.
         phi: best values, scaled. covariance: of φ, from the curvature of the marginal likelihood.
         log_likelihood: marginal, of the data. count: measurements.
         converged: by tolerance.
@@ -89,7 +89,7 @@ class Population(eqx.Module):
     @property
     def names(self) -> tuple[str, ...]:
         means = [f"mean of {n}" for n in self.random]
-        return (*(self.problem.names[i] for i in self.shared), *means, *(f"ln spread of {n}" for n in self.random))
+        return (*(self.problem.names[i] for i in self.shared), *means, *(f"spread of {n}" for n in self.random))
 
     def split(self, phi: Array) -> tuple[Array, Array, Array]:
         """Shared parameters, μ and ω."""
@@ -103,10 +103,12 @@ class Population(eqx.Module):
         rows = [(low[i], high[i]) for i in (*self.shared, *first)]
         return np.asarray([*rows, *[(np.log(NARROWEST), np.log(WIDEST))] * len(self.random)], float)
 
-    def is_log(self) -> np.ndarray:
-        """Of shared parameters and means, which are logarithmic."""
+    @property
+    def log(self) -> np.ndarray:
+        """Which entries of φ are logarithms, ``(size,)``; spreads are."""
         by_name = {f.name: f.log for f in self.problem.free}
-        return np.asarray([by_name[self.problem.names[i].partition("[")[0]] for i in self.shared] + [by_name[n] for n in self.random])
+        names = [*(self.problem.names[i].partition("[")[0] for i in self.shared), *self.random]
+        return np.asarray([by_name[n] for n in names] + [True] * len(self.random))
 
     def pooled(self) -> Problem:
         """All subjects as if they had the same values: its fit is where the population's starts."""

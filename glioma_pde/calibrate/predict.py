@@ -63,7 +63,9 @@ def predict_population(
     for r in range(refits):
         phi = fitted.phi
         if r:
-            phi = np.clip(rng.multivariate_normal(fitted.phi, fitted.covariance, method="eigh"), limits[:, 0], limits[:, 1])
+            phi = np.clip(
+                rng.multivariate_normal(fitted.phi, fitted.covariance, method="eigh"), limits[:, 0], limits[:, 1]
+            )
         here = subjects_given(population, phi)
         b = draw_subjects(here, each, rng)
         dtype = population.problem.low.dtype
@@ -98,7 +100,10 @@ def _sigmas(problem: Problem, values: Array, theta) -> Array:
 
     def one(values, theta):
         return jnp.stack(
-            [n.sigma(values[:, k], jnp.ones(values.shape[0], values.dtype), theta) for k, n in enumerate(problem.noises)],
+            [
+                n.sigma(values[:, k], jnp.ones(values.shape[0], values.dtype), theta)
+                for k, n in enumerate(problem.noises)
+            ],
             axis=1,
         )
 

@@ -144,7 +144,9 @@ class Problem(eqx.Module):
         problems = [p for f in free for p in f.problems()]
         told = [f.name for f in free] + list(fixed or {})
         problems += [f"{n}: is given twice" for n in sorted({n for n in told if told.count(n) > 1})]
-        needed = {n for noise in noises for n in noise.names()} | {n for o in simulation.observations for n in o.names()}
+        needed = {n for noise in noises for n in noise.names()} | {
+            n for o in simulation.observations for n in o.names()
+        }
         known = set(told)
         for name, formula in simulation.derived:
             needed |= set(formula.names())

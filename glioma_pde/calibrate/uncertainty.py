@@ -43,7 +43,9 @@ class Laplace(NamedTuple):
         """Natural, ``(size, 2)``."""
         half = norm.ppf(0.5 + 0.5 * level) * self.sd
         with np.errstate(over="ignore"):
-            ends = [np.where(problem.log, np.exp(np.where(problem.log, e, 0)), e) for e in (self.s - half, self.s + half)]
+            ends = [
+                np.where(problem.log, np.exp(np.where(problem.log, e, 0)), e) for e in (self.s - half, self.s + half)
+            ]
         return np.stack(ends, axis=1)
 
     def draw(self, problem: Problem, count: int, seed: int = 0) -> np.ndarray:
@@ -192,6 +194,27 @@ def _crossing(values: np.ndarray, rise: np.ndarray, threshold: float) -> float:
     return side
 
 
+def curvature_profiles(
+    s: np.ndarray, covariance: np.ndarray, low: np.ndarray, high: np.ndarray, level: float = 0.95
+) -> list[Profile]:
+    """What the profiles would be if the cost were quadratic; open where they leave the bounds.
+
+    Args:
+        covariance: scaled; a variance of zero stands for a parameter on its bound.
+    """
+    threshold = float(chi2.ppf(level, 1))
+    out = []
+    for k, sd in enumerate(np.sqrt(np.diag(covariance))):
+        half = math.sqrt(threshold) * sd
+        ends = [s[k] - half if sd > 0 and s[k] - half > low[k] else -math.inf]
+        ends += [s[k] + half if sd > 0 and s[k] + half < high[k] else math.inf]
+        values = np.linspace(max(low[k], s[k] - 1.5 * half), min(high[k], s[k] + 1.5 * half), 21)
+        rise = ((values - s[k]) / sd) ** 2 if sd > 0 else np.zeros(21)
+        path = np.broadcast_to(s, (21, len(s)))
+        out.append(Profile(k, values, rise, path, ends[0], ends[1], threshold))
+    return out
+
+
 # -- verdicts --------------------------------------------------------------------------------------
 
 
@@ -209,29 +232,36 @@ class Verdict(NamedTuple):
     partners: tuple[str, ...] = ()
 
 
-def verdicts(problem: Problem, fitted: Laplace, found: Sequence[Profile]) -> list[Verdict]:
+def verdicts(
+    names: Sequence[str], log: np.ndarray, s: np.ndarray, information: np.ndarray, found: Sequence[Profile]
+) -> list[Verdict]:
     """For each profiled parameter.
+
+    Args:
+        names, log, s: of all parameters: names, which are logarithmic, best values. information: of the scaled values.
 
     One with a closed profile is identifiable. For the others the eigenvector of the Fisher information, in logarithms of
     the parameters, that adds most to its variance tells with what it trades.
     """
-    size = np.where(problem.log, 1.0, np.maximum(np.abs(fitted.s), 1e-300))
-    information = fitted.information * size[:, None] * size
+    size = np.where(log, 1.0, np.maximum(np.abs(s), 1e-300))
+    information = information * size[:, None] * size
     values, vectors = np.linalg.eigh(information)
     values = np.maximum(values, FLAT * values[-1])
     out = []
     for profile in found:
         k = profile.index
-        name = problem.names[k]
+        name = names[k]
         if profile.closed:
             out.append(Verdict(name, "identifiable", "identifiable"))
             continue
         v = vectors[:, int(np.argmax(vectors[k] ** 2 / values))]
         v = v / v[k]
         others = [j for j in np.argsort(-np.abs(v)) if j != k and abs(v[j]) > PARTNER * np.abs(v).max()]
-        partners = tuple(problem.names[j] for j in others)
+        partners = tuple(names[j] for j in others)
         if not others:
-            side = "" if not (math.isfinite(profile.low) or math.isfinite(profile.high)) else _one_sided(problem, profile)
+            side = (
+                "" if not (math.isfinite(profile.low) or math.isfinite(profile.high)) else _one_sided(log[k], profile)
+            )
             out.append(Verdict(name, "not identifiable", f"not identifiable from these data{side}"))
         elif len(others) == 1:
             power = -1.0 / v[others[0]]
@@ -241,15 +271,19 @@ def verdicts(problem: Problem, fitted: Laplace, found: Sequence[Profile]) -> lis
             )
             out.append(Verdict(name, kind, f"identifiable only in the {kind} {what}", partners))
         else:
-            terms = ", ".join(f"{problem.names[j]} ({v[j]:+.2g})" for j in others)
+            terms = ", ".join(f"{names[j]} ({v[j]:+.2g})" for j in others)
             text = f"identifiable only in combination with {terms} (change of their logarithms with its own)"
             out.append(Verdict(name, "combination", text, partners))
     return out
 
 
-def _one_sided(problem: Problem, profile: Profile) -> str:
-    one = lambda s: f"{math.exp(s) if problem.log[profile.index] else s:.3g}"  # noqa: E731
-    return f" beyond being above {one(profile.low)}" if math.isfinite(profile.low) else f" beyond being below {one(profile.high)}"
+def _one_sided(log: bool, profile: Profile) -> str:
+    def shown(s: float) -> str:
+        return f"{math.exp(s) if log else s:.3g}"
+
+    if math.isfinite(profile.low):
+        return f" beyond being above {shown(profile.low)}"
+    return f" beyond being below {shown(profile.high)}"
 
 
 # -- models against each other -----------------------------------------------------------------------
