@@ -187,7 +187,7 @@ def _held(setup: Setup) -> np.ndarray:
 
 
 def _hold_out(setup: Setup, result: LawResult, held: np.ndarray, report: Report) -> None:
-    options, problem = setup.study.fit, result.problem
+    problem = result.problem
     training = masked(problem, held == 0)
     whole, starts, _ = _fit(setup, training, report, 0.75, 0.9)
     # the first measurements of held-out subjects place them in the population, which has not seen them

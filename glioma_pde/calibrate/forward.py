@@ -7,6 +7,7 @@ that one `jax.vmap` runs them all.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -256,6 +257,6 @@ def _stride(times: Sequence[np.ndarray], first_day: float) -> float:
 
 def _split(days: np.ndarray, stride: float) -> np.ndarray:
     parts = [days[:1]]
-    for a, b in zip(days[:-1], days[1:], strict=True):
+    for a, b in itertools.pairwise(days):
         parts.append(np.linspace(a, b, 1 + max(1, int(np.ceil((b - a) / stride - 1e-9))))[1:])
     return np.concatenate(parts)
