@@ -99,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("file", help="the run's FILE.h5 (its .checkpoint lies beside it)")
     resume.set_defaults(action=_resume)
 
+    fit = commands.add_parser("fit", help="find parameters from measurements, with their uncertainty")
+    fit.add_argument("config", help="CONFIG.toml with the sections [fit], [observables], [parameters]")
+    fit.add_argument("--out", help="folder for fit.h5 and figures (default: results/<name of the configuration>)")
+    fit.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
+    fit.add_argument("--no-figures", action="store_true", help="write fit.h5 only")
+    fit.set_defaults(action=_fit)
+
     plot = commands.add_parser("plot", help="figures from run files alone")
     plot.add_argument("files", nargs="+", help="one or more FILE.h5, compared in the same figures")
     plot.add_argument("--out", help="folder for the figures (default: beside the first file)")
@@ -207,10 +214,44 @@ def _resume(args: argparse.Namespace) -> int:
     return 0
 
 
+def _fit(args: argparse.Namespace) -> int:
+    from .config.fit_loading import load_fit
+
+    source = Path(args.config)
+    study = load_fit(source, args.sets)
+    out = _folder(args.out or f"results/{source.stem}")
+    _prepare(study.study.arms)
+    from .fit_command import calibrate
+
+    _heading(study.study.title)
+    with _bar() as bar:
+        task = bar.add_task("fit", total=1.0, state="")
+        text, paths = calibrate(
+            study, out, not args.no_figures, lambda what, share: bar.update(task, completed=share, state=what)
+        )
+    print()
+    print("\n".join([text, *(f"  {path}" for path in paths)]))
+    return 0
+
+
+def _bar() -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("  {task.description:<12}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    return Progress(*columns, transient=not sys.stdout.isatty())
+
+
 def _plot(args: argparse.Namespace) -> int:
+    from .io.fit_file import is_fit
     from .plot import plot_runs
 
     out = _folder(args.out or Path(args.files[0]).parent)
+    if is_fit(args.files[0]):
+        from .plot.fit import plot_fit
+
+        for file in args.files:
+            print(*plot_fit(file, out, tuple(args.format) or ("png",)), sep="\n")
+        return 0
     for path in plot_runs(args.files, out, tuple(args.format) or ("png",), animation=not args.no_animation):
         print(path)
     return 0
@@ -231,6 +272,14 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from .config.fit_loading import is_fit_config, load_fit
+
+    if is_fit_config(args.config):
+        fit = load_fit(args.config, args.sets)
+        print(
+            f"{args.config}: correct; {len(fit.parameters)} free parameters, {len(fit.study.arms)} arms; data {fit.data_path}"
+        )
+        return 0
     study = config.load(args.config, args.sets)
     print(f"{args.config}: correct; {len(study.arms)} arm{'s' if len(study.arms) > 1 else ''}")
     for arm in study.arms:

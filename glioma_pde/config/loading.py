@@ -45,6 +45,11 @@ def load(path: str | Path, sets: Iterable[str] = ()) -> Study:
     Raises:
         ConfigError: naming every problem with its path.
     """
+    return loads(read_text(path), str(path), sets, Path(path).parent, images=True)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a configuration file."""
     path = Path(path)
 
     def wrong(problem: str) -> ConfigError:
@@ -62,7 +67,7 @@ def load(path: str | Path, sets: Iterable[str] = ()) -> Study:
         text = content.decode("utf-8")
     except (OSError, ValueError) as e:
         raise wrong(f"the file cannot be read as UTF-8 text: {e}") from None
-    return loads(text, str(path), sets, path.parent, images=True)
+    return text
 
 
 def loads(
@@ -77,18 +82,39 @@ def loads(
     Args:
         images: look for the images, and into them for whether points lie in tissue, as `load` does.
     """
+    problems: list[str] = []
+    data = parsed_toml(text, where, sets, problems)
+    return study_of(data, where, text, folder, problems, images)
+
+
+def parsed_toml(text: str, where: str, sets: Iterable[str], problems: list[str]) -> dict[str, Any]:
+    """The tables of a text with the overrides ``sets``; those that cannot be set are told as ``problems``."""
     if _MANY_PARTS.search(text):  # the parser's time grows with the square of their number
         raise ConfigError(["not a configuration: a key has more than 32 parts"], where)
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as e:  # a ValueError of Python's own for integers of thousands of digits
         raise ConfigError([f"not valid TOML: {e}"], where) from None
-    problems: list[str] = []
     for item in sets:
         _apply_set(data, item, problems)
     if large := {key: fault for key, value in data.items() if (fault := _too_large(value))}:
         raise ConfigError([*problems, *(f"{one_line(key, 80)}: {fault}" for key, fault in large.items())], where)
+    return data
 
+
+def study_of(
+    data: dict[str, Any],
+    where: str,
+    text: str,
+    folder: str | Path,
+    problems: list[str],
+    images: bool = False,
+) -> Study:
+    """The arms of parsed tables; see `loads`.
+
+    Args:
+        problems: found so far; they are told with the others.
+    """
     title = data.pop("title", one_line(Path(where).stem, 200))
     arms = data.pop("arms", None)
     if fault := text_fault(title):

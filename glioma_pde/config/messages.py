@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import one_line
+from .fit import FIT_SECTIONS
 from .sections import SECTIONS
 
 
@@ -63,7 +64,7 @@ def shown(value: Any) -> str:
 
 @functools.cache
 def _schema(section: str) -> dict[str, Any]:
-    return SECTIONS[section].json_schema()
+    return (SECTIONS | FIT_SECTIONS)[section].json_schema()
 
 
 @functools.lru_cache(maxsize=1000)
@@ -75,7 +76,7 @@ def _known_keys(section: str, loc: tuple) -> tuple[str, ...]:
     def resolve(node: Any) -> list[dict]:
         if "$ref" in node:
             return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
-        found = [node] if "properties" in node else []
+        found = [node] if "properties" in node or isinstance(node.get("additionalProperties"), dict) else []
         for key in ("anyOf", "oneOf", "allOf"):
             for sub in node.get(key, []):
                 found += resolve(sub)
@@ -85,14 +86,15 @@ def _known_keys(section: str, loc: tuple) -> tuple[str, ...]:
     for part in loc:
         deeper: list[dict] = []
         for node in nodes:
-            child = node["properties"].get(str(part))
+            keys = node.get("properties", {})
+            child = keys.get(str(part), node.get("additionalProperties") or None)
             if child is None:
-                tags = [node["properties"].get(key, {}).get("const") for key in ("kind", "route")]
+                tags = [keys.get(key, {}).get("const") for key in ("kind", "route")]
                 deeper += [node] if part in tags or isinstance(part, int) else []
             else:
                 deeper += resolve(child.get("items", child))
         nodes = deeper or nodes
-    return tuple(sorted({k for node in nodes for k in node["properties"]}))
+    return tuple(sorted({k for node in nodes for k in node.get("properties", ())}))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

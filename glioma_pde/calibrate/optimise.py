@@ -1,0 +1,193 @@
+"""Finding the best parameters: many starts at once, and none of them hidden.
+
+Few parameters: Levenberg–Marquardt (optimistix) on residuals whose half square is the cost, noise included. Many: Adam,
+then L-BFGS (optax). Every start runs until its own tolerance; all starts run in one `jax.vmap`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optimistix as optx
+from jax import Array
+from scipy.stats import qmc
+
+from .problem import Problem
+
+MANY = 40
+"""From so many parameters on, L-BFGS is used."""
+SAMPLINGS = ("latin_hypercube", "sobol")
+LIFTS = (5.0, 1.0, 0.6)
+"""In each round no σ may fall below e^{−lift} of its value at the round's beginning; a small lift makes Gauss–Newton's
+Hessian that of Newton (½ would be exact)."""
+LOOSE = (1e-2, 1e-4, 0.0)
+"""Tolerances of the rounds, where they are larger than the user's."""
+
+
+class Fit(NamedTuple):
+    """What a multistart found.
+
+    Attributes:
+        s: best parameters, scaled. cost: minus log-posterior there (minus log-likelihood without priors).
+        starts, ends: scaled, ``(N, size)``. costs: ``(N,)``, infinite for starts that failed.
+        converged: by tolerance, ``(N,)``. steps: ``(N,)``.
+        method: ``"lm"`` or ``"lbfgs"``.
+    """
+
+    s: Array
+    cost: Array
+    starts: Array
+    ends: Array
+    costs: Array
+    converged: Array
+    steps: Array
+    method: str
+
+    @property
+    def order(self) -> np.ndarray:
+        """Starts from the best to the worst."""
+        return np.argsort(np.asarray(self.costs))
+
+    def report(self, problem: Problem) -> list[str]:
+        """What the user should know before trusting the fit."""
+        costs = np.asarray(self.costs)
+        failed = int(np.sum(~np.isfinite(costs)))
+        loose = int(np.sum(np.isfinite(costs) & ~np.asarray(self.converged)))
+        same = int(np.sum(costs < float(self.cost) + 0.01))
+        out = [f"{same} of {len(costs)} starts reached the best cost within 0.01"]
+        if failed:
+            out.append(f"{failed} of {len(costs)} starts failed: the model was not finite on their way")
+        if loose:
+            out.append(f"{loose} of {len(costs)} starts stopped at the largest number of steps")
+        if same == 1 and len(costs) > 1:
+            out.append("only one start reached the best cost: take more starts before trusting it")
+        span = np.asarray(problem.high - problem.low)
+        near = np.minimum(self.s - problem.low, problem.high - self.s) < 1e-3 * span
+        out += [f"{n} lies on a bound" for n, at in zip(problem.names, np.asarray(near), strict=True) if at]
+        return out
+
+
+def fit(
+    problem: Problem,
+    starts: int = 32,
+    seed: int = 0,
+    method: str | None = None,
+    sampling: str = "latin_hypercube",
+    tolerance: float = 1e-8,
+    max_steps: int = 200,
+) -> Fit:
+    """Best parameters from ``starts`` starting points within the bounds, and the given start where there is one.
+
+    Args:
+        method: ``"lm"`` or ``"lbfgs"``; by the number of parameters if not given.
+        tolerance: relative change of the parameters at which a start stops.
+    """
+    method = method or ("lm" if problem.size < MANY else "lbfgs")
+    points = starting_points(problem, starts, seed, sampling)
+    z0 = jax.vmap(problem.unconstrained)(points)
+    search = levenberg_marquardt if method == "lm" else quasi_newton
+    z, converged, steps = _search(problem, z0, search, tolerance, max_steps)
+    ends, costs = _costs(problem, z)
+    costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
+    best = int(jnp.argmin(costs))
+    return Fit(ends[best], costs[best], points, ends, costs, converged, steps, method)
+
+
+def starting_points(problem: Problem, count: int, seed: int, sampling: str = "latin_hypercube") -> Array:
+    """Scaled vectors that fill the bounds evenly, ``(count, size)``; the first is the user's own where one is given."""
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"Starts are drawn by {' or '.join(SAMPLINGS)}, not {sampling!r}.")
+    draw = {"latin_hypercube": qmc.LatinHypercube, "sobol": qmc.Sobol}[sampling](problem.size, rng=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Sobol sets are most even at powers of two
+        unit = draw.random(count)
+    low, high = np.asarray(problem.low), np.asarray(problem.high)
+    points = low + (high - low) * unit
+    own = {f.name: f.start for f in problem.free if f.start is not None}
+    if own:
+        given = np.asarray(problem.from_natural(own))
+        points[0] = np.where(np.isnan(given), 0.5 * (low + high), given)
+    return jnp.asarray(points, problem.low.dtype)
+
+
+@eqx.filter_jit
+def _search(problem: Problem, z0: Array, search: Callable, tolerance, max_steps: int):
+    return jax.vmap(lambda z: search(problem, z, tolerance, max_steps))(z0)
+
+
+@eqx.filter_jit
+def _costs(problem: Problem, z: Array):
+    ends = jax.vmap(problem.scaled)(z)
+    return ends, jax.vmap(problem.cost)(ends)
+
+
+def levenberg_marquardt(
+    problem: Problem, z0: Array, tolerance, max_steps: int, hold: tuple[Array, Array] | None = None
+) -> tuple[Array, Array, Array]:
+    """From one start: z, whether it converged, and its steps.
+
+    Args:
+        hold: mask and scaled values of entries that stay as they are (profiles).
+    """
+    mask, values = hold or (jnp.zeros(z0.shape, bool), z0)
+
+    def place(z):
+        return jnp.where(mask, values, problem.scaled(z))
+
+    def residuals(z, args):
+        # the last entries keep z finite where the data say nothing
+        return jnp.concatenate([problem.residuals(place(z), *args), 1e-6 * z])
+
+    def search(z, round_):
+        lift, accuracy = round_
+        solver = optx.LevenbergMarquardt(rtol=accuracy, atol=accuracy)  # type: ignore[arg-type]
+        reference = jax.lax.stop_gradient(problem.compare(place(z)).log_sigma)
+        found = optx.least_squares(residuals, solver, z, args=(reference, lift), max_steps=max_steps, throw=False)
+        good = jnp.all(jnp.isfinite(found.value))
+        return jnp.where(good, found.value, z), (found.result == optx.RESULTS.successful, found.stats["num_steps"])
+
+    z, (converged, steps) = jax.lax.scan(
+        search, z0, (jnp.asarray(LIFTS, z0.dtype), jnp.maximum(tolerance, jnp.asarray(LOOSE, z0.dtype)))
+    )
+    return z, converged[-1], jnp.sum(steps)
+
+
+def quasi_newton(problem: Problem, z0: Array, tolerance, max_steps: int, warm: int = 100) -> tuple[Array, Array, Array]:
+    """Adam, then L-BFGS with a zoom line search, from one start: z, whether it converged, and its steps."""
+
+    def cost(z):
+        return problem.cost(problem.scaled(z))
+
+    adam = optax.adam(0.05)
+
+    def warming(state, _):
+        z, memory = state
+        slope = jax.grad(cost)(z)
+        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+        change, memory = adam.update(slope, memory, z)
+        return (optax.apply_updates(z, change), memory), None
+
+    (z, _), _ = jax.lax.scan(warming, (z0, adam.init(z0)), None, length=warm)
+    lbfgs = optax.lbfgs()
+    value_and_slope = optax.value_and_grad_from_state(cost)
+
+    def going(state):
+        _, _, change, k = state
+        return (k < max_steps) & (change > tolerance)
+
+    def step(state):
+        z, memory, _, k = state
+        value, slope = value_and_slope(z, state=memory)
+        update, memory = lbfgs.update(slope, memory, z, value=value, grad=slope, value_fn=cost)
+        moved = jnp.max(jnp.abs(update)) / (1.0 + jnp.max(jnp.abs(z)))
+        return optax.apply_updates(z, update), memory, moved, k + 1
+
+    z, _, change, k = jax.lax.while_loop(going, step, (z, lbfgs.init(z), jnp.inf, 0))
+    return z, change <= tolerance, warm + k

@@ -1,0 +1,121 @@
+"""Predictions with bands: of the observable itself, and of a measurement of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .forward import Batch
+from .population import Population, PopulationFit, Subjects, subjects_given
+from .problem import Problem
+
+
+class Ensemble(NamedTuple):
+    """Draws of every subject's observables.
+
+    Attributes:
+        values: ``(draws, S, T, n)``. measured: the same with noise. sigma: of the noise, on logarithms for log-normal noise.
+    """
+
+    values: np.ndarray
+    measured: np.ndarray
+    sigma: np.ndarray
+
+    def band(self, level: float = 0.90, of_measurements: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lower end, median and upper end, each ``(S, T, n)``."""
+        source = self.measured if of_measurements else self.values
+        ends = np.nanquantile(source, [0.5 - 0.5 * level, 0.5, 0.5 + 0.5 * level], axis=0)
+        return ends[0], ends[1], ends[2]
+
+
+def predict(problem: Problem, batch: Batch, draws: np.ndarray, seed: int = 0) -> Ensemble:
+    """Observables at the days of ``batch``, for scaled vectors ``(draws, size)`` of a posterior."""
+    values, sigma = _predict(problem, batch, jnp.asarray(draws, problem.low.dtype))
+    return _with_noise(problem, np.asarray(values, float), np.asarray(sigma, float), seed)
+
+
+@eqx.filter_jit
+def _predict(problem: Problem, batch: Batch, draws: Array):
+    def one(s):
+        theta = problem.theta(s)
+        values = batch.each(lambda c, th: problem.simulation(th, c), theta)
+        return values, _sigmas(problem, values, theta)
+
+    return jax.lax.map(one, draws)
+
+
+def predict_population(
+    population: Population, fitted: PopulationFit, batch: Batch, count: int = 200, seed: int = 0, refits: int = 10
+) -> Ensemble:
+    """For the population's subjects, whether they had part in the fit or not.
+
+    Each of ``refits`` draws of φ has modes and precisions of its own; b is drawn from them.
+    """
+    rng = np.random.default_rng(seed)
+    limits = population.bounds()
+    parts = []
+    each = -(-count // refits)
+    for r in range(refits):
+        phi = fitted.phi
+        if r:
+            phi = np.clip(
+                rng.multivariate_normal(fitted.phi, fitted.covariance, method="eigh"), limits[:, 0], limits[:, 1]
+            )
+        here = subjects_given(population, phi)
+        b = draw_subjects(here, each, rng)
+        dtype = population.problem.low.dtype
+        values, sigma = _predict_population(population, batch, jnp.asarray(phi, dtype), jnp.asarray(b, dtype))
+        parts.append((np.asarray(values, float), np.asarray(sigma, float)))
+    values, sigma = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
+    return _with_noise(population.problem, values, sigma, seed + 1)
+
+
+def draw_subjects(subjects: Subjects, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``(count, S, p)``, from the normal approximation of each subject's posterior."""
+    normal = rng.standard_normal((count, *subjects.modes.shape))
+    lower = np.linalg.cholesky(subjects.precisions)
+    return subjects.modes + np.linalg.solve(np.swapaxes(lower, 1, 2)[None], normal[..., None])[..., 0]
+
+
+@eqx.filter_jit
+def _predict_population(population: Population, batch: Batch, phi: Array, b: Array):
+    shared, _, _ = population.split(phi)
+    problem = population.problem
+
+    def one(b):
+        theta = {**population.theta(shared), **jax.vmap(population.own)(b)}
+        values = batch.each(lambda c, th: problem.simulation(th, c), theta)
+        return values, _sigmas(problem, values, theta)
+
+    return jax.lax.map(one, b)
+
+
+def _sigmas(problem: Problem, values: Array, theta) -> Array:
+    full = jax.vmap(problem.simulation.complete)(theta)
+
+    def one(values, theta):
+        return jnp.stack(
+            [
+                n.sigma(values[:, k], jnp.ones(values.shape[0], values.dtype), theta)
+                for k, n in enumerate(problem.noises)
+            ],
+            axis=1,
+        )
+
+    return jax.vmap(one)(values, full)
+
+
+def _with_noise(problem: Problem, values: np.ndarray, sigma: np.ndarray, seed: int) -> Ensemble:
+    rng = np.random.default_rng(seed)
+    measured = np.empty_like(values)
+    for k, noise in enumerate(problem.noises):
+        shape = values[..., k].shape
+        e = rng.standard_normal(shape) if noise.degrees is None else rng.standard_t(noise.degrees, shape)
+        e = e * sigma[..., k]
+        measured[..., k] = values[..., k] * np.exp(e) if noise.logarithmic else values[..., k] + e
+    return Ensemble(values, measured, sigma)

@@ -1,0 +1,91 @@
+"""Noise models against scipy's distributions, and the formulas of derived parameters."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from glioma_pde.calibrate.formula import Formula
+from glioma_pde.calibrate.noise import LEFT, RIGHT, Noise
+from glioma_pde.calibrate.score import concordance, nrmse, score
+
+Y = np.array([0.8, 1.3, 2.9, 4.0])
+F = np.array([1.0, 1.1, 3.1, 2.0])
+SD = np.array([1.0, 0.5, 1.0, 2.0])
+THETA = {"a": jnp.asarray(0.3), "b": jnp.asarray(0.2)}
+SIGMA = {
+    "additive": 0.3 * SD,
+    "proportional": 0.2 * SD * F,
+    "combined": SD * np.sqrt(0.09 + 0.04 * F**2),
+    "lognormal": 0.3 * SD,
+}
+
+
+def log_densities(noise, y=Y, censoring=None, f=F):
+    code = jnp.zeros(len(y), int) if censoring is None else jnp.asarray(censoring)
+    e = noise.standardise(jnp.asarray(y), jnp.asarray(f), jnp.asarray(SD), code, THETA)
+    return np.asarray(e.constant - 0.5 * e.error**2 - e.log_sigma)
+
+
+@pytest.mark.parametrize("kind", list(SIGMA))
+@pytest.mark.parametrize("degrees", [None, 4.0])
+def test_densities_are_those_of_the_distributions(kind, degrees):
+    noise = Noise(kind, "a", "b", degrees)
+    sigma = SIGMA[kind]
+    base = stats.norm if degrees is None else stats.t(degrees)
+    z = (np.log(Y) - np.log(F)) / sigma if kind == "lognormal" else (Y - F) / sigma
+    exact = base.logpdf(z) - np.log(sigma) - (np.log(Y) if kind == "lognormal" else 0.0)
+    np.testing.assert_allclose(log_densities(noise), exact, rtol=1e-12)
+    # a limit stands for all that lies beyond it
+    for code, tail in ((LEFT, base.logcdf), (RIGHT, base.logsf)):
+        found = log_densities(noise, censoring=np.full(4, code))
+        np.testing.assert_allclose(found, tail(z), rtol=1e-8, atol=2e-12)
+
+
+def test_a_censored_value_far_inside_its_limit_has_a_finite_slope():
+    noise = Noise("additive", "a")
+
+    def error(f):
+        one = jnp.ones(1)
+        return noise.standardise(40.0 * one, f * one, one, jnp.full(1, LEFT), THETA).error[0]
+
+    for f in (-400.0, 0.0, 39.0, 41.0, 80.0):
+        assert np.isfinite(jax.grad(error)(f))
+
+
+def test_holding_sigma_keeps_the_value_and_drops_its_derivative():
+    noise = Noise("proportional", b="b")
+
+    def error(f, hold):
+        one = jnp.ones(1)
+        return noise.standardise(2.0 * one, f * one, one, jnp.zeros(1, int), THETA, hold).error[0]
+
+    assert error(1.5, True) == error(1.5, False)
+    assert jax.grad(error)(1.5, True) == pytest.approx(-1 / (0.2 * 1.5))
+    assert jax.grad(error)(1.5, False) == pytest.approx(-2.0 / (0.2 * 1.5**2))
+
+
+def test_quantiles_of_student_noise():
+    exact = stats.t(6.0).ppf([0.05, 0.5, 0.9])
+    np.testing.assert_allclose(Noise("additive", degrees=6.0).quantile(jnp.array([0.05, 0.5, 0.9])), exact, rtol=0.01)
+
+
+def test_formulas_compute_and_refuse():
+    speed = Formula("2 * sqrt(tumour.d * rho) - exp(-log(x)) ** 2")
+    assert speed.names() == ["tumour.d", "rho", "x"]
+    value = speed({"tumour.d": 0.13, "rho": 0.012, "x": 2.0})
+    assert float(value) == pytest.approx(2 * np.sqrt(0.13 * 0.012) - 0.25)
+    for text in ("__import__('os')", "a.b()", "[1]", "a if b else c", "x +", "'text'", "True", "lambda: 1"):
+        with pytest.raises(ValueError, match="formula"):
+            Formula(text)
+
+
+def test_scores_of_known_cases():
+    y = np.array([1.0, 2.0, 3.0, 4.0])
+    assert concordance(y, y) == pytest.approx(1.0)
+    assert concordance(y, y + 1.0) == pytest.approx(2 * 1.25 / (2.5 + 1.0))
+    assert nrmse(y, y + 1.0) == pytest.approx(1 / y.std())
+    assert score(y, y, y - 1, np.array([2.0, 1.0, 4.0, 5.0])).coverage == 0.75
