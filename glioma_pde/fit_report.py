@@ -41,11 +41,11 @@ def fit_table(setup: Setup, results: Sequence[LawResult]) -> str:
             "90 % interval",
             "ln density",
         )
-        table = [head]
+        table: list[tuple[str, ...]] = [head]
         for r in results:
             first = (r.law, f"{r.criteria.log_likelihood:.1f}", f"{r.criteria.aicc:.1f}", f"{r.criteria.bic:.1f}")
             held = [("late times", r.late), ("new subjects", r.mice)]
-            told = [(name, s) for name, s in held if s is not None] or [("–", None)]
+            told: list[tuple[str, Score | None]] = [(name, s) for name, s in held if s is not None] or [("–", None)]
             for i, (name, s) in enumerate(told):
                 table.append((*(first if i == 0 else ("",) * 4), name, *_score(s)))
         lines += ["", *_aligned(table)]
@@ -141,7 +141,7 @@ def _data(setup: Setup, best: LawResult) -> dict[str, Any]:
     else:
         # of the individual predictions, in standard deviations of their 95 % interval
         logs = np.asarray([setup.noises[setup.simulation.names.index(o)].logarithmic for o in rows.observable])
-        f = lambda v: np.where(logs, np.log(np.maximum(v, 1e-300)), v)  # noqa: E731
+        f: Any = lambda v: np.where(logs, np.log(np.maximum(v, 1e-300)), v)  # noqa: E731
         middle, low, high = best.predicted.T
         out["residual"] = (f(rows.value) - f(middle)) / np.maximum((f(high) - f(low)) / 3.92, 1e-300)
     if best.held.size:
@@ -156,6 +156,6 @@ def _laws(results: Sequence[LawResult]) -> dict[str, Any]:
     for name in ("late", "mice"):
         scores = [getattr(r, name) for r in results]
         if any(s is not None for s in scores):
-            for field in Score._fields:
+            for field in Score.__dataclass_fields__:
                 out[f"{name}_{field}"] = [math.nan if s is None else getattr(s, field) for s in scores]
     return out

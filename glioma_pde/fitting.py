@@ -180,7 +180,7 @@ def _start(study: FitStudy, config: Any, dtype) -> Start:
     start = config.tumour.initial
     if start.kind != "gaussian":
         raise ConfigError(["tumour.initial: a calibration starts from kind = 'gaussian'"], config.title)
-    number = lambda v: None if v is None else jnp.asarray(v, dtype)  # noqa: E731
+    number: Any = lambda v: None if v is None else jnp.asarray(v, dtype)  # noqa: E731
     return Ball(number(start.centre_mm), number(start.sigma_mm), number(start.peak), number(start.cells))
 
 

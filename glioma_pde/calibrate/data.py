@@ -171,13 +171,13 @@ def check(
     for subject in data.subjects:
         mine = data.subject == subject
         if mine.sum() < fewest:
-            rows = ", ".join(str(r) for r in data.row[mine])
-            text = f"row{'s' if mine.sum() > 1 else ''} {rows}: subject {subject!r} has {mine.sum()} measurement"
+            listed = ", ".join(str(r) for r in data.row[mine])
+            text = f"row{'s' if mine.sum() > 1 else ''} {listed}: subject {subject!r} has {mine.sum()} measurement"
             text += f"{'s' if mine.sum() > 1 else ''}; at least {fewest} are needed"
             problems.append((int(data.row[mine][0]), text))
         if len(set(data.arm[mine])) > 1:
-            rows = ", ".join(str(r) for r in data.row[mine])
-            text = f"rows {rows}: subject {subject!r} is in arms {', '.join(sorted(set(map(str, data.arm[mine]))))}"
+            listed = ", ".join(str(r) for r in data.row[mine])
+            text = f"rows {listed}: subject {subject!r} is in arms {', '.join(sorted(set(map(str, data.arm[mine]))))}"
             problems.append((int(data.row[mine][0]), text))
     return [text for _, text in sorted(problems, key=lambda p: p[0])]
 

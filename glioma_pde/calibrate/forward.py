@@ -132,7 +132,11 @@ def with_parameters(model: Model, theta: Theta) -> Model:
     for name, value in theta.items():
         if _owner(model, name) is not None:
             old = _get(model, name)
-            model = eqx.tree_at(lambda m, n=name: _get(m, n), model, jnp.asarray(value, jnp.result_type(old)))
+
+            def where(m: Model, n: str = name) -> Any:
+                return _get(m, n)
+
+            model = eqx.tree_at(where, model, jnp.asarray(value, jnp.result_type(old)))
     return model
 
 
@@ -180,7 +184,9 @@ class Batch(eqx.Module):
         if len(conditions) > 1:
             stacked = stack(plans)
             plans = [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(len(conditions))]
-        flat = [jax.tree.flatten(replace(c, plan=p)) for c, p in zip(conditions, plans, strict=True)]
+        flat: list[tuple[list[Any], Any]] = [
+            jax.tree.flatten(replace(c, plan=p)) for c, p in zip(conditions, plans, strict=True)
+        ]
         if any(tree != flat[0][1] for _, tree in flat):
             raise ValueError("The conditions of one problem need the same modules, grid, and lengths of schedules.")
         leaves, axes = [], []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -147,9 +147,9 @@ def levenberg_marquardt(
 
     def search(z, round_):
         lift, accuracy = round_
-        solver = optx.LevenbergMarquardt(rtol=accuracy, atol=accuracy)  # type: ignore[arg-type]
+        solver: Any = optx.LevenbergMarquardt(rtol=accuracy, atol=accuracy)
         reference = jax.lax.stop_gradient(problem.compare(place(z)).log_sigma)
-        found = optx.least_squares(residuals, solver, z, args=(reference, lift), max_steps=max_steps, throw=False)
+        found: Any = optx.least_squares(residuals, solver, z, args=(reference, lift), max_steps=max_steps, throw=False)
         good = jnp.all(jnp.isfinite(found.value))
         return jnp.where(good, found.value, z), (found.result == optx.RESULTS.successful, found.stats["num_steps"])
 
@@ -190,4 +190,4 @@ def quasi_newton(problem: Problem, z0: Array, tolerance, max_steps: int, warm: i
         return optax.apply_updates(z, update), memory, moved, k + 1
 
     z, _, change, k = jax.lax.while_loop(going, step, (z, lbfgs.init(z), jnp.inf, 0))
-    return z, change <= tolerance, warm + k
+    return z, change <= tolerance, jnp.asarray(warm + k)

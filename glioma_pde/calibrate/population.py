@@ -18,6 +18,7 @@ measurements because it was over the end point gets a right-censored row: its vo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -41,7 +42,8 @@ class Subjects(NamedTuple):
     precisions: np.ndarray
 
 
-class PopulationFit(NamedTuple):
+@dataclass(frozen=True)
+class PopulationFit:
     """What was found.
 
     Attributes:
@@ -153,7 +155,7 @@ class Population(eqx.Module):
             roots = jnp.where(table.used, jnp.sqrt(2.0 * (e.log_sigma - reference + 5.0)), 0.0)
             return jnp.concatenate([e.error, roots, prior])
 
-        solver = optx.LevenbergMarquardt(rtol=1e-7, atol=1e-7)
+        solver: Any = optx.LevenbergMarquardt(rtol=1e-7, atol=1e-7)
         found = optx.least_squares(residuals, solver, b0, max_steps=max_steps, throw=False).value
         return jnp.where(jnp.all(jnp.isfinite(found)), found, b0)
 
@@ -218,10 +220,10 @@ def _modes(population: Population, phi: Array, b0: Array):
 def subjects_given(population: Population, phi: np.ndarray) -> Subjects:
     """Modes and precisions of the problem's subjects in a known population: for subjects that had no part in its fit."""
     dtype = population.problem.low.dtype
-    phi = jnp.asarray(phi, dtype)
-    _, mu, _ = population.split(phi)
+    at = jnp.asarray(phi, dtype)
+    _, mu, _ = population.split(at)
     b0 = jnp.broadcast_to(mu, (len(population.problem.subjects), len(population.random)))
-    modes, h = _modes(population, phi, b0)
+    modes, h = _modes(population, at, b0)
     return Subjects(np.asarray(modes, float), np.asarray(h, float))
 
 
@@ -247,7 +249,7 @@ def fit_population(
     first = limits[: q + p].mean(axis=1) if start is None else np.asarray(start, float)
     phi = np.concatenate([np.clip(first, limits[: q + p, 0], limits[: q + p, 1]), np.full(p, np.log(spread))])
     modes = np.broadcast_to(phi[q : q + p], (len(problem.subjects), p)) if start_modes is None else start_modes
-    state = {"modes": jnp.asarray(modes, dtype), "count": 0}
+    state: dict[str, Any] = {"modes": jnp.asarray(modes, dtype), "count": 0}
 
     def evaluate(phi):
         value, slope, (modes, _) = _value_and_slope(population, jnp.asarray(phi, dtype), state["modes"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 
-class Score(NamedTuple):
+@dataclass(frozen=True)
+class Score:
     """Of predictions against measurements.
 
     Attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import equinox as eqx
@@ -77,7 +78,8 @@ def _rows(problem: Problem, s: Array) -> Array:
 # -- profiles --------------------------------------------------------------------------------------
 
 
-class Profile(NamedTuple):
+@dataclass(frozen=True)
+class Profile:
     """Twice the rise of the least cost while one parameter is held.
 
     Attributes:
@@ -289,7 +291,8 @@ def _one_sided(log: bool, profile: Profile) -> str:
 # -- models against each other -----------------------------------------------------------------------
 
 
-class Criteria(NamedTuple):
+@dataclass(frozen=True)
+class Criteria:
     """Smaller is better. ``count`` measurements, ``size`` parameters."""
 
     log_likelihood: float

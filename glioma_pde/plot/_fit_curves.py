@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -70,11 +72,12 @@ def curves(file: FitFile) -> Figure:
 
 def _points(axes: Axes, data: dict[str, np.ndarray], mine: np.ndarray) -> None:
     held = data.get("held_out", np.zeros(len(data["time"]), int))
-    for choice, style in (
+    styles: list[tuple[np.ndarray, dict[str, Any]]] = [
         ((data["censoring"] == 0) & ((held == 0) | (held == 3)), {"marker": "o", "markerfacecolor": INK}),
         ((data["censoring"] != 0), {"marker": "v", "markerfacecolor": "white"}),
         ((data["censoring"] == 0) & ((held == 1) | (held == 2)), {"marker": "x"}),
-    ):
+    ]
+    for choice, style in styles:
         rows = mine & choice
         axes.plot(
             data["time"][rows],
@@ -84,7 +87,7 @@ def _points(axes: Axes, data: dict[str, np.ndarray], mine: np.ndarray) -> None:
             color=INK,
             markeredgewidth=0.6,
             **style,
-        )  # type: ignore[arg-type]
+        )
 
 
 def residuals(file: FitFile) -> Figure:
