@@ -17,6 +17,7 @@ from jax import Array
 
 from .assemble import Images, Shapes, combination_of, events_of, modules_of
 from .biology.base import Observable
+from .biology.laws import GROWTH
 from .biology.surgery import Resections
 from .config import Config
 from .config.base import Section
@@ -29,11 +30,17 @@ from .io.atlas import mni152
 from .io.nifti import read_image, tissue_from_nifti
 from .io.tensors import tensors_from_nifti
 from .model import Model
-from .numerics.lattice import speed_excess
+from .numerics.lattice import relative_spacing, speed_excess
 from .numerics.stepping import RKL2, SSPRK2, Euler
 from .observe import observables
 from .schedule import Plan, make_plan
 from .tissue import Tissue
+
+FASTER = 0.05
+"""A run warns where fronts on its lattice are faster by more than this fraction."""
+
+LEAST_SHARE = 0.01
+"""… if this is so in at least this share of the tissue."""
 
 
 @dataclass(frozen=True)
@@ -409,14 +416,28 @@ def _warnings(config: Config, tissue: Tissue, longest: dict[str, float]) -> list
             f"every field non-negative (here {field})"
             + (f"; with {field}.dynamics = 'quasi_steady' it may be longer" if quick else "")
         )
-    t = config.tumour
-    if t.growth == "logistic" and t.proliferation_per_day > 0:
-        for name, d in (("white", t.diffusivity_white_mm2_per_day), ("grey", t.diffusivity_grey_mm2_per_day)):
-            present = bool(np.any(np.asarray(getattr(tissue, name)) > 0.5))
-            excess = speed_excess(d, t.proliferation_per_day, max(tissue.grid.spacing_mm)) if d > 0 and present else 0.0
-            if excess > 0.05:
-                out.append(
-                    f"the grid of {max(tissue.grid.spacing_mm):g} mm makes fronts in {name} matter "
-                    f"{100 * excess:.0f} % too fast; refine tissue.spacing_mm"
-                )
-    return out
+    return out + _fast_fronts(config, tissue)
+
+
+def _fast_fronts(config: Config, tissue: Tissue) -> list[str]:
+    """Where the lattice lets fronts run too fast, by their speed in an endless tissue of the same mixture."""
+    t, spacing = config.tumour, max(tissue.grid.spacing_mm)
+    ahead = GROWTH[t.growth]().factor(jnp.zeros(()), jnp.asarray(config.capacity_cells_per_mm3), False)
+    rate = t.proliferation_per_day * float(ahead)
+    white, grey = (np.asarray(getattr(tissue, n), float)[np.asarray(tissue.mask)] for n in ("white", "grey"))
+    both = white + grey
+    share = white[both > 0] / both[both > 0]
+    d = t.diffusivity_white_mm2_per_day * share + t.diffusivity_grey_mm2_per_day * (1.0 - share)
+    d = d[d > 0]  # elsewhere there are no fronts
+    if not (rate > 0 and d.size):
+        return []
+    slow = d < spacing**2 * rate / relative_spacing(FASTER) ** 2
+    if np.mean(slow) < LEAST_SHARE:
+        return []
+    least = float(d[slow].min())
+    advice = np.floor(100 * relative_spacing(FASTER) * np.sqrt(least / rate)) / 100
+    return [
+        f"the grid of {spacing:g} mm makes invasion fronts run more than {100 * FASTER:g} % too fast in "
+        f"{100 * np.mean(slow):.0f} % of the tissue, up to {100 * speed_excess(least, rate, spacing):.0f} %; "
+        f"tissue.spacing_mm of {advice:g} mm avoids it"
+    ]

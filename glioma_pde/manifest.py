@@ -26,7 +26,7 @@ from .config.sections import SECTIONS
 from .control import SERIES
 from .errors import one_line
 from .io.hdf5 import Quantity
-from .model import balances
+from .model import balances, steady_balances
 from .observe import look, trends
 from .parameters import PARAMETERS
 from .tensors import tensor_names
@@ -76,9 +76,15 @@ def layout(experiment: Experiment, text: str) -> dict[str, Any]:
     names = _look_names(experiment) | {o.name for o in SERIES} | {*trends([0.0], [0.0], [0.0])}
     signs = balances(model, experiment.schedule.events) if model.ledger else {}
     amount = {f.name: "cells" if f.role != SUBSTANCE else f"{f.unit} mm3".removeprefix("1 ") for f in model.fields}
+    steady = {f.name: f for f in model.outputs if f.name in steady_balances(model)} if model.ledger else {}
+    amount |= {name: f"{f.unit} mm3" for name, f in steady.items()}
+    signs |= {name: steady_balances(model)[name] for name in steady}
     entries = {entry: amount[name] for name, of_field in signs.items() for entry in of_field}
     ledger = [Quantity(f"{f.name}_total", amount[f.name], f"total of {f.long_name}") for f in model.fields]
-    ledger += [Quantity(f"{f.name}_imbalance", "1", f"relative imbalance of {f.name}") for f in model.fields]
+    ledger += [
+        Quantity(f"{f.name}_imbalance", "1", f"relative imbalance of {f.name}")
+        for f in (*model.fields, *steady.values())
+    ]
     ledger += [Quantity(e, unit, e.replace("_", " ") + ", cumulative") for e, unit in sorted(entries.items())]
     return {
         "grid": tissue.grid,

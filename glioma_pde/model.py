@@ -418,6 +418,11 @@ def balances(model: Model, events: Sequence[Event] = ()) -> dict[str, dict[str, 
     return out
 
 
+def steady_balances(model: Model) -> dict[str, dict[str, float]]:
+    """For each quasi-steady field that is balanced, the ledger entries that sum to zero, with their signs."""
+    return {field: dict(signs) for m in model.modules for field, signs in m.balance().items()}
+
+
 def _as_arrays(tree, dtype):
     """Python numbers among the leaves become arrays; real arrays take the model's precision."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -105,13 +106,17 @@ class Intracerebral(Route):
         Gaussian (some 13 σ in float32) makes G NaN.
         """
         inside = jnp.asarray(tissue.mask, sigma_mm.dtype)
-        total = jnp.zeros(tissue.grid.shape, sigma_mm.dtype)
-        for site, sigma, share in zip(sites_mm, sigma_mm, weight, strict=True):
+
+        @jax.checkpoint  # else a gradient would keep a field for each site
+        def add(total, deposit):
+            site, sigma, share = deposit
             g = gaussian(tissue.grid, site, sigma) * inside
             whole = tissue.grid.integrate(g)
             # a padding site may lie out of reach; a site with cells may not, and the result says so by NaN
-            total = total + g * (share / jnp.where((whole > 0) | (share > 0), whole, 1.0))
-        return total
+            return total + g * (share / jnp.where((whole > 0) | (share > 0), whole, 1.0)), None
+
+        none = jnp.zeros(tissue.grid.shape, jnp.result_type(sites_mm, sigma_mm, weight))
+        return lax.scan(add, none, (sites_mm, sigma_mm, weight))[0]
 
     def extent(self, tissue, sites_mm, sigma_mm, events):
         grid = tissue.grid

@@ -29,7 +29,7 @@ from .io._files import require_room
 from .io.checkpoint import load_checkpoint, partial_path, previous_path, save_checkpoint
 from .io.hdf5 import RunFile, RunWriter
 from .manifest import changes_since, digest, layout
-from .model import Carry, Model, balances
+from .model import Carry, Model, balances, steady_balances
 from .observe import look, rim, trends
 from .outcome import Course, summarise
 from .schedule import times
@@ -220,6 +220,7 @@ class _Loop:
         self.experiment = experiment
         events = experiment.schedule.events
         self.signs = balances(experiment.model, events) if experiment.model.ledger else {}
+        self.steady = steady_balances(experiment.model) if experiment.model.ledger else {}
         self.eventful = np.zeros(len(experiment.days) - 1, bool)  # intervals in which the plan has an event
         for happening in experiment.plan.events:
             self.eventful |= (np.asarray(happening) >= 0).any(axis=1)
@@ -436,6 +437,10 @@ class _Loop:
             scale = max(total[name], self.start_totals[name], *(entry[e] for e in signs), 1e-300)
             row[f"{name}_imbalance"] = (total[name] - expected) / scale
             row |= {e: entry[e] * unit[name] for e in signs}
+        for name, signs in self.steady.items():
+            scale = max(*(entry[e] for e in signs), 1e-300)
+            row[f"{name}_imbalance"] = sum(sign * entry[e] for e, sign in signs.items()) / scale
+            row |= {e: entry[e] for e in signs}
         return row
 
     def _finish(self, writer: RunWriter, path: Path, status: str, elapsed: float) -> Result:

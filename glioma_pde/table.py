@@ -30,15 +30,12 @@ def outcome_table(results: Sequence[Result] | Sequence[Finished], outcome: Any) 
     row("burden at start [cells]", lambda r: _number(r.course.at("burden_cells", 0.0)))
     for day in compare:
         row(f"burden, day {day:g} [cells]", lambda r, d=day: _number(r.course.at("burden_cells", d)))
-        for name, label in (
-            ("burden_cells", "burden"),
-            ("t1gd_volume", "T1Gd volume"),
-            ("flair_volume", "FLAIR volume"),
-        ):
-            if len(results) > 1:
-                row(f"  {label} against {results[0].arm}", lambda r, d=day, n=name: _change(r, first, n, d))
-            elif name != "burden_cells":
-                row(f"  {label} [mL]", lambda r, d=day, n=name: f"{r.course.at(n, d) / 1e3:.2f}")
+        if len(results) > 1:
+            row(f"  against {results[0].arm}", lambda r, d=day: _change(r, first, "burden_cells", d))
+        for name, label in (("t1gd_volume", "T1Gd volume"), ("flair_volume", "FLAIR volume")):
+            row(f"  {label} [mL]", lambda r, d=day, n=name: _volume(r, first, n, d))
+        for name, label in (("carriers_cells", "alive"), ("carriers_in_tumour_cells", "within FLAIR contour")):
+            row(f"  carriers {label} [cells]", lambda r, d=day, n=name: _count(r, n, d))
     for key, level in (("progression", outcome.progression_cells), ("fatal", outcome.fatal_cells)):
         name = f"day_of_{key}_burden"
         row(f"day of {level:.2g} cells", lambda r, n=name: _day(r.summary[n], r))
@@ -78,6 +75,19 @@ def _change(result: Any, reference: Any, name: str, day: float) -> str:
         return "–"
     flag = "!" if name in disagrees(result.course, reference, day) else ""
     return f"{flag}{100 * value:+.1f} %"
+
+
+def _volume(result: Any, reference: Any, name: str, day: float) -> str:
+    """Millilitres, with the change against the reference in brackets."""
+    change = _change(result, reference, name, day)
+    return f"{result.course.at(name, day) / 1e3:.2f}" + (f" ({change})" if change else "")
+
+
+def _count(result: Any, name: str, day: float) -> str:
+    if name not in result.course:
+        return ""
+    cells = result.course.at(name, day)
+    return _number(cells) if cells >= 1 else "0"
 
 
 def _day(value: float, result: Any) -> str:

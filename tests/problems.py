@@ -59,7 +59,8 @@ def save_front(model, carry, medium, day):
     """Where the tumour density falls to one half, in cells from the inner wall; for `solve`."""
     u = carry.x["tumour"]
     i = u.shape[0] - 1 - jnp.argmax(u[::-1] >= 0.5)
-    ahead = jnp.log(u) - jnp.log1p(-u)  # nearly linear in x through a front
+    # nearly linear in x through a front, and through the flank of what grows without a limit
+    ahead = jnp.where(jnp.max(u) < 2.0, jnp.log(u) - jnp.log1p(-jnp.minimum(u, 1.0)), jnp.log(u))
     return i + 0.5 + ahead[i] / (ahead[i] - ahead[i + 1])
 
 

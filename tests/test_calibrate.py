@@ -54,9 +54,9 @@ def curve_problem(data, free, noise=None, fixed=None, growth=None, step_days=0.2
 # -- published fits ---------------------------------------------------------------------------------
 
 PUBLISHED = {
-    "PBT1": (0.0454776, 0.1883974, False),
-    "PBT2": (0.109995, 0.130433, True),
-    "PBT4": (0.022426, 0.324111, True),
+    "PBT1": (0.04547757, 0.1883974, False),
+    "PBT2": (0.109995193, 0.13043253, True),
+    "PBT4": (0.022425871, 0.324110539, True),
 }
 """ρ [1/h] and 1/K of Brummer et al. 2022, and whether their fit weighs the data by their standard deviation."""
 
@@ -76,7 +76,7 @@ def brummer(line, every=1):
         [Free(GROWTH.name, 0.2, 6.0), Free("inverse", 0.05, 1.0), Free("sigma", 0.01, 20.0)],
         [Observation("index", Fraction(), scale="capacity")], [Noise("additive", "sigma")],
         derived={"capacity": "1 / inverse", "tumour.initial.fraction": "first * inverse"},
-        fixed={"first": float(rows[0]["cell_index"])}, step_days=1 / 24 / 16,
+        fixed={"first": float(rows[0]["cell_index"])}, step_days=1 / 24 / 32,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from glioma_pde.errors import ConfigError, one_line
 from glioma_pde.parameters import PARAMETERS
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.toml") if not p.stem.startswith("fit_"))
 SHIPPED = CONFIGS[0].read_text(encoding="utf-8")
 
 TINY = """
@@ -117,6 +117,16 @@ def test_sections_that_are_not_there_are_off():
     assert arm.arm == "run"
     assert [arm.carriers, arm.attractant, arm.prodrug, arm.drug] == [None] * 4
     assert arm.schedule.injections == []
+
+
+def test_the_range_of_the_attractant_may_be_given_in_mm():
+    for more, range_mm, decay in (("", 3.0, 1.7), ("decay_per_day = 17.0", 0.5, 17.0), ('range = "short"', 0.3, 17.0)):
+        text = TREATED.replace("[attractant]", f"[attractant]\nrange_mm = {range_mm}\n{more}")
+        attractant = loads(text).arms[0].attractant
+        assert attractant.decay_per_day == decay
+        assert attractant.diffusivity_mm2_per_day == pytest.approx(range_mm**2 * decay, rel=1e-12)
+    with pytest.raises(ConfigError, match=r"attractant: range_mm = 3 contradicts .* = 1 mm; leave out one"):
+        loads(TREATED.replace("[attractant]", "[attractant]\nrange_mm = 3.0\ndiffusivity_mm2_per_day = 1.7"))
 
 
 def test_short_range_attractant_is_a_preset_that_single_values_override():

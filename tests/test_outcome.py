@@ -167,8 +167,12 @@ def test_table_of_two_arms():
     assert text.splitlines()[0].split() == ["untreated", "treated"]
     assert row_of(text, "burden at start [cells]") == ["1e+08", "1e+08"]
     change = 100 * response(treated, course(), "burden_cells", 50.0)
-    assert row_of(text, "burden against untreated") == [f"{change:+.1f}", "%"]
-    assert row_of(text, "T1Gd volume against untreated")[0].startswith("!")
+    assert row_of(text, "against untreated") == [f"{change:+.1f}", "%"]
+    before, now, response_, percent = row_of(text, "T1Gd volume [mL]")
+    assert float(before) == pytest.approx(course().at("t1gd_volume", 50.0) / 1e3, abs=5e-3)
+    assert float(now) == pytest.approx(treated.at("t1gd_volume", 50.0) / 1e3, abs=5e-3)
+    assert response_.startswith("(!")
+    assert percent == "%)"
     assert "! this volume responds differently" in text
     # 3e9 cells: day 68 against beyond the run's 100 days
     assert row_of(text, "day of 3e+09 cells") == ["68", ">", "100"]
@@ -188,6 +192,15 @@ def test_table_of_one_arm_shows_volumes_and_no_comparison():
     assert "gained" not in text
     assert row_of(text, "T1Gd volume [mL]") == [f"{course().at('t1gd_volume', 50.0) / 1e3:.2f}"]
     assert "drug" not in text
+    assert "carriers" not in text
+
+
+def test_table_counts_carriers_on_the_days_compared():
+    values = {"carriers_cells": 1e6 * 0.9**DAYS, "carriers_in_tumour_cells": 4e5 * 0.9**DAYS}
+    c = Course("one", "", DAYS, course().values | values)
+    text = outcome_table([ran(c)], THRESHOLDS)
+    assert row_of(text, "carriers alive [cells]") == [f"{c.at('carriers_cells', 50.0):.3g}"]
+    assert row_of(text, "carriers within FLAIR contour [cells]") == [f"{c.at('carriers_in_tumour_cells', 50.0):.3g}"]
 
 
 def test_table_leaves_out_days_after_the_run_and_shows_labels():

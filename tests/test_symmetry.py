@@ -14,7 +14,7 @@ from covering import CASES, SAVES, Case, Therapy, therapy
 
 from glioma_pde.biology.laws import Gompertz
 from glioma_pde.grid import Grid
-from glioma_pde.model import Model
+from glioma_pde.model import Model, steady_balances
 from glioma_pde.numerics.stepping import SSPRK2
 from glioma_pde.parameters import PARAMETERS
 from glioma_pde.schedule import make_plan
@@ -215,7 +215,9 @@ def check_units(name):
     found, totals = result(other, DAY * SAVES, plan_of(other, DAY * SAVES, DAY * DT))
     level = {"attractant": LEVEL, "drug": factor("µM")}
     scaled = {k: f * level.get(k, 1.0) for k, f in fields.items()}
-    amount = {"drug_exposure_tumour": factor("µM") * DAY, "drug_exposure_healthy": factor("µM") * DAY, "drug_released": factor("µM")}  # fmt: skip
+    moles = [entry for signs in steady_balances(t.model).values() for entry in signs]
+    amount = dict.fromkeys(moles, factor("µM"))
+    amount |= dict.fromkeys(["drug_exposure_tumour", "drug_exposure_healthy"], factor("µM") * DAY)
     same((found, totals), (scaled, {k: v * MM**3 * amount.get(k, 1.0) for k, v in ledger.items()}), 1e-10)
 
 

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from jax import Array
 
+from glioma_pde.biology.attractant import Attractant
 from glioma_pde.biology.base import Module
 from glioma_pde.biology.carriers import Carriers
 from glioma_pde.biology.laws import FluxLimited, LinearSensing, LogarithmicSensing, ReceptorSensing
+from glioma_pde.biology.tumour import Tumour
+from glioma_pde.delivery import CarrierDoses, Schedule
 from glioma_pde.grid import Grid
 from glioma_pde.model import Model
 from glioma_pde.numerics.diffusion import shift
@@ -24,6 +27,7 @@ from glioma_pde.numerics.taxis import (
     gradient_magnitude2,
     limited_slope,
 )
+from glioma_pde.solve import simulate
 from glioma_pde.tissue import Tissue
 
 
@@ -389,28 +393,30 @@ def collapse(model, s, steps, dt):
     return carry.x["carriers"], peak
 
 
+def aggregation(number, n, sigma, days, width=20.0):
+    """Highest peak relative to the first, last peak and first peak, of a Gaussian with χ β M/(D_s D_a) = number · π.
+
+    D_s = D_a = β = M = 1, on n² cells of a square; mass is conserved and nothing negative.
+    """
+    h = width / n
+    tissue = Tissue.phantom("box", (n, n), h)
+    s = jnp.asarray(np.exp(-0.5 * (tissue.grid.world_mm() ** 2).sum(0) / sigma**2))
+    s = s / tissue.grid.integrate(s)
+    steps = int(days / (h * h / 30.0))
+    model = movers(tissue, OwnAttractant(), LinearSensing(number * np.pi), diffusivity=1.0)
+    end, peak = collapse(model, s, jnp.asarray(steps), days / steps)
+    assert float(tissue.grid.integrate(end)) == pytest.approx(1.0, rel=1e-11)
+    assert end.min() >= 0.0
+    return float(peak) / float(s.max()), float(end.max()), float(s.max())
+
+
 def test_keller_segel_is_bounded_below_8_pi_and_collapses_above():
     """Radial data inside a square of 10 σ, attractant range 5 mm: nothing feels the walls in 6 days.
 
     The time of collapse at 16π is at most σ²/2D = 2 days (second moment).
     """
-    sigma, width, days = 2.0, 20.0, 6.0
     coarse, fine = sizes = 29, 51
-    peaks = {}
-    for n in sizes:
-        h = width / n
-        tissue = Tissue.phantom("box", (n, n), h)
-        r2 = (tissue.grid.world_mm() ** 2).sum(0)
-        s = jnp.asarray(np.exp(-0.5 * r2 / sigma**2))
-        s = s / tissue.grid.integrate(s)
-        steps = int(days / (h * h / 30.0))
-        for number in (6.0, 16.0):
-            # χ β M/(D_s D_a) = number·π with D_s = D_a = β = M = 1
-            model = movers(tissue, OwnAttractant(), LinearSensing(number * np.pi), diffusivity=1.0)
-            end, peak = collapse(model, s, jnp.asarray(steps), days / steps)
-            assert float(tissue.grid.integrate(end)) == pytest.approx(1.0, rel=1e-11)
-            assert end.min() >= 0.0
-            peaks[number, n] = float(peak) / float(s.max()), float(end.max())
+    peaks = {(number, n): aggregation(number, n, 2.0, 6.0) for n in sizes for number in (6.0, 16.0)}
     # below: it spreads, and refinement changes it by the error of the grid, (h/σ)²/8
     for n in sizes:
         assert peaks[6.0, n][0] < 1.05
@@ -419,3 +425,49 @@ def test_keller_segel_is_bounded_below_8_pi_and_collapses_above():
     exponent = np.log(peaks[16.0, fine][1] / peaks[16.0, coarse][1]) / np.log(fine / coarse)
     assert exponent == pytest.approx(2.0, abs=0.15)
     assert peaks[16.0, fine][0] > 50.0
+
+
+@pytest.mark.slow
+def test_the_threshold_of_keller_and_segel_lies_between_7_pi_and_10_pi():
+    """σ = 1 mm in a square of 20 mm. At 10π the second moment vanishes after at most 2σ²/D = 2 days without the decay
+    of the attractant (range 5 mm)."""
+    coarse, fine = sizes = 41, 71
+    peaks = {(number, n): aggregation(number, n, 1.0, 4.0) for n in sizes for number in (7.0, 10.0)}
+    growth = {k: np.log(peaks[k, fine][1] / peaks[k, coarse][1]) / np.log(fine / coarse) for k in (7.0, 10.0)}
+    # below: a short rise, then it spreads
+    for n in sizes:
+        highest, last, first = peaks[7.0, n]
+        assert highest < 1.3
+        assert last < 0.7 * first
+    assert growth[7.0] < 0.4
+    # above: the peak goes as h⁻² and stays
+    assert growth[10.0] > 1.5
+    highest, last, first = peaks[10.0, fine]
+    assert last > 0.9 * highest * first > 3.0 * first
+
+
+# -- homing --------------------------------------------------------------------------------------
+
+
+def homing(dtype, range_mm, distance_mm, days):
+    """Share of carriers within 7 mm of the middle of a still tumour of 5 mm, after having been put ``distance_mm``
+    beyond its edge; none of them dies."""
+    tissue = Tissue.phantom("box", (56, 24), 1.0, dtype=dtype)
+    x, y = tissue.grid.axis_mm(0)[:, None], tissue.grid.axis_mm(1)
+    r = np.hypot(x + 19.0, y)
+    u = 1.0 / (1.0 + np.exp((r - 5.0) / 0.5))
+    attractant = Attractant(diffusivity_mm2_per_day=1.7 * range_mm**2, decay_per_day=1.7)
+    model = Model(tissue, [Tumour(0.0, 0.0, 0.0), Carriers(0.003, 0.003, loss_per_day=0.0), attractant])
+    doses = CarrierDoses.at_sites([0.0], 1e5, [[-14.0 + distance_mm, 0.0]], 1.5)
+    s = np.asarray(simulate(model, {"tumour": u}, [0.0, days], Schedule((doses,)))["carriers"][-1], float)
+    assert s.sum() == pytest.approx(1.0, rel=1e-5 if dtype == jnp.float32 else 1e-12)
+    return float((s * (r < 7.0)).sum())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32], ids=["float64", "float32"])
+def test_carriers_come_from_far_where_the_attractant_reaches_far(dtype):
+    """With a range of 3 mm, from 15 and 20 mm; with one of 0.3 mm (CXCL12) from nowhere."""
+    with jax.enable_x64(dtype == jnp.float64):
+        assert homing(dtype, 3.0, 15.0, 300.0) > 0.95
+        assert homing(dtype, 3.0, 20.0, 500.0) > 0.8
+        assert homing(dtype, 0.3, 15.0, 300.0) < 0.01

@@ -186,6 +186,10 @@ class Module(eqx.Module):
         """Densities whose integral over space and time is kept in the ledger."""
         return {}
 
+    def balance(self) -> dict[str, dict[str, float]]:
+        """For each quasi-steady field, those of its `exposures` that its equation makes sum to zero, with their signs."""
+        return {}
+
     def look(self, x: Fields, q: Quantities, at: Context, ledger: Mapping[str, Array]) -> dict[str, Array]:
         """Values of its `scalars` at an instant; ``ledger`` has the entries up to then [density · mm³]."""
         return {}

@@ -107,7 +107,12 @@ class Drug(Module):
             "drug_exposure_tumour": jnp.where(u < HEALTHY_BELOW, 0.0, c),
             "drug_exposure_healthy": jnp.where(u < HEALTHY_BELOW, c, 0.0),
             "drug_released": q["drug_source"],
+            "drug_decay": self._lost_anywhere(q) * c,
+            "drug_uptake": self.uptake_per_day * u * c,
         }
+
+    def balance(self):
+        return {"drug": {"drug_released": 1.0, "drug_decay": -1.0, "drug_uptake": -1.0}}
 
     def without_carriers(self):
         return None
@@ -162,8 +167,11 @@ class DynamicDrug(Drug):
         return (Flux("drug", g=at.medium),)
 
     def exposures(self, x: Fields, q: Quantities, at: Context):
-        both = super().exposures(x, q, at)
-        return {name: both[name] for name in both if name != "drug_released"}  # a transfer here
+        transferred = super().balance()["drug"]
+        return {n: v for n, v in super().exposures(x, q, at).items() if n not in transferred}
+
+    def balance(self):
+        return {}
 
     def loss_bound(self, at: Context, limits: Mapping[str, Array]):
         lost = self._lost_anywhere(limits) + DENSEST * self.uptake_per_day

@@ -142,6 +142,16 @@ class Prodrug(Module):
         p = jnp.where(inside, p, 0.0)
         return {"prodrug": p, "prodrug_plasma": plasma, "conversion": demand * p / (self.km_uM + p)}
 
+    def exposures(self, x: Fields, q: Quantities, at: Context):
+        entered = q["conversion"]  # an inexhaustible pool is refilled as it is converted
+        if self.depletable:
+            lacking = self.brain_plasma_ratio * q["prodrug_plasma"] - q["prodrug"]
+            entered = jnp.where(at.tissue.mask, self.exchange(q) * lacking, 0.0)
+        return {"prodrug_entered": entered, "prodrug_converted": q["conversion"]}
+
+    def balance(self):
+        return {"prodrug": {"prodrug_entered": 1.0, "prodrug_converted": -1.0}}
+
 
 class DynamicProdrug(Prodrug):
     """The same as a transported field, which is not there at the start.
@@ -174,6 +184,12 @@ class DynamicProdrug(Prodrug):
             Transfer("prodrug_return", "prodrug", None, exchange * x["prodrug"]),
             Transfer("prodrug_converted", "prodrug", None, q["conversion"]),
         )
+
+    def exposures(self, x: Fields, q: Quantities, at: Context):
+        return {}  # transfers here
+
+    def balance(self):
+        return {}
 
     def fluxes(self, x: Fields, q: Quantities, at: Context):
         return (Flux("prodrug", g=at.medium),)

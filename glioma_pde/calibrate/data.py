@@ -164,20 +164,20 @@ def check(
     for key, count in Counter(keys).items():
         if count > 1:
             rows = [int(r) for r, k in zip(data.row, keys, strict=True) if k == key]
-            text = (
-                f"rows {', '.join(map(str, rows))}: subject {key[0]!r} has {count} values of {key[1]} on day {key[2]:g}"
-            )
+            text = f"rows {', '.join(map(str, rows))}: subject {str(key[0])!r} has {count} values of {key[1]} on day {key[2]:g}"
             problems.append((rows[0], text))
     for subject in data.subjects:
         mine = data.subject == subject
         if mine.sum() < fewest:
             listed = ", ".join(str(r) for r in data.row[mine])
-            text = f"row{'s' if mine.sum() > 1 else ''} {listed}: subject {subject!r} has {mine.sum()} measurement"
+            text = f"row{'s' if mine.sum() > 1 else ''} {listed}: subject {str(subject)!r} has {mine.sum()} measurement"
             text += f"{'s' if mine.sum() > 1 else ''}; at least {fewest} are needed"
             problems.append((int(data.row[mine][0]), text))
         if len(set(data.arm[mine])) > 1:
             listed = ", ".join(str(r) for r in data.row[mine])
-            text = f"rows {listed}: subject {subject!r} is in arms {', '.join(sorted(set(map(str, data.arm[mine]))))}"
+            text = (
+                f"rows {listed}: subject {str(subject)!r} is in arms {', '.join(sorted(set(map(str, data.arm[mine]))))}"
+            )
             problems.append((int(data.row[mine][0]), text))
     return [text for _, text in sorted(problems, key=lambda p: p[0])]
 

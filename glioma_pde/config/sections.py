@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from ..parameters import PARAMETERS
+from ..parameters import PARAMETERS, default
 from .anisotropy import Anisotropy
 from .base import (
     Day,
@@ -176,14 +176,30 @@ Dynamics = Literal["quasi_steady", "dynamic"]
 class Attractant(parameters("_Attractant", "attractant")):  # type: ignore[misc]
     dynamics: Dynamics = "quasi_steady"
     range: Literal["long", "short"] | None = None
+    range_mm: Annotated[float, Field(gt=0, le=100)] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("range") == "short":
-            short = {"diffusivity_mm2_per_day": 1.5, "decay_per_day": 17.0, "release_per_day": 17.0}
-            return {**short, **data}
+        if not isinstance(data, dict):
+            return data
+        given = "diffusivity_mm2_per_day" in data
+        if data.get("range") == "short":
+            data = {"diffusivity_mm2_per_day": 1.5, "decay_per_day": 17.0, "release_per_day": 17.0} | data
+        reach, decay = data.get("range_mm"), data.get("decay_per_day", default("attractant.decay_per_day"))
+        if not given and isinstance(reach, int | float) and isinstance(decay, int | float):
+            data = data | {"diffusivity_mm2_per_day": reach**2 * decay}
         return data
+
+    @model_validator(mode="after")
+    def _one_range(self):
+        spread = math.sqrt(self.diffusivity_mm2_per_day / self.decay_per_day) if self.decay_per_day > 0 else 0.0
+        if self.range_mm is not None and not math.isclose(spread, self.range_mm, rel_tol=1e-6):
+            raise ValueError(
+                f"range_mm = {self.range_mm:g} contradicts √(diffusivity_mm2_per_day/decay_per_day) = {spread:.3g} mm; "
+                "leave out one of them"
+            )
+        return self
 
     def stored(self):
         return ("attractant",)

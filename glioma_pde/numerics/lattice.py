@@ -34,7 +34,7 @@ def front_speed(
         ValueError: for a negative or non-finite D or ρ, or a spacing that is not positive.
     """
     D, rho, h = _checked(diffusivity_mm2_per_day, proliferation_per_day, spacing_mm)
-    return 2.0 * np.sqrt(D) * np.sqrt(rho) * _stretch(*_relative_spacing(D, rho, h))
+    return 2.0 * np.sqrt(D) * np.sqrt(rho) * _stretch(*_edge(D, rho, h))
 
 
 def speed_excess(
@@ -45,7 +45,7 @@ def speed_excess(
     Zero without growth, infinite for growth without diffusion. Arguments and errors as in `front_speed`.
     """
     D, rho, h = _checked(diffusivity_mm2_per_day, proliferation_per_day, spacing_mm)
-    kappa, y = _relative_spacing(D, rho, h)
+    kappa, y = _edge(D, rho, h)
     excess = _stretch(kappa, y) - 1.0
     return np.where((D == 0) & (rho > 0), np.inf, excess)
 
@@ -55,7 +55,24 @@ def edge_decay(
 ) -> NDArray[np.float64]:
     """Decay rate λ* [1/mm] of the leading edge of that front; √(ρ/D) without a lattice."""
     D, rho, h = _checked(diffusivity_mm2_per_day, proliferation_per_day, spacing_mm)
-    return _relative_spacing(D, rho, h)[1] / h
+    return _edge(D, rho, h)[1] / h
+
+
+def relative_spacing(excess: float) -> float:
+    """h√(ρ/D) at which `speed_excess` has that value.
+
+    Raises:
+        ValueError: for an excess that is not positive.
+    """
+    if not excess > 0:
+        raise ValueError("A lattice makes fronts faster: the excess must be positive.")
+    low, high = 0.0, 1.0
+    while float(speed_excess(1.0, 1.0, high)) < excess:
+        high *= 2.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if float(speed_excess(1.0, 1.0, middle)) < excess else (low, middle)
+    return high
 
 
 def _checked(*values: ArrayLike) -> tuple[NDArray[np.float64], ...]:
@@ -65,7 +82,7 @@ def _checked(*values: ArrayLike) -> tuple[NDArray[np.float64], ...]:
     return D, rho, h
 
 
-def _relative_spacing(D, rho, h) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _edge(D, rho, h) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """κ = h√(ρ/D) and y = λ*h, the root of y sinh y − cosh y + 1 = κ²/2 (from dc/dλ = 0).
 
     Zero where D or ρ is zero, and no front runs.

@@ -265,6 +265,13 @@ class Arm:
             raise GliomaError(f"{self.path}: no {name} among the observables; let the run record it.")
         return values
 
+    @property
+    def compare_days(self) -> tuple[float, ...]:
+        """Days on which the configuration asks to compare; none in an unfinished run."""
+        return tuple(
+            sorted(float(n.removeprefix("burden_day")) for n in self.run.summary if n.startswith("burden_day"))
+        )
+
     def imbalances(self) -> dict[str, np.ndarray]:
         """Relative imbalance of each transported field, by field, on the days of the observables."""
         suffix = "_imbalance"

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from glioma_pde.outcome import DISAGREEMENT
 from glioma_pde.plot._curves import burden_levels, definition, log_axis
 from glioma_pde.plot._data import Arm, Source, first_crossing, opened, reference_of, values_on
 from glioma_pde.plot._style import (
@@ -29,22 +30,25 @@ from glioma_pde.plot._style import (
     scientific,
 )
 
-OUTCOME_DAYS = (56.0, 120.0)
-DISAGREEMENT_POINTS = 20.0
+DISAGREEMENT_POINTS = 100.0 * DISAGREEMENT
+IMAGES = (("t1gd_volume", "T1Gd", "D", 78), ("flair_volume", "FLAIR", "s", 122))
+"""Volumes beside the burden: observable, what it is called, its mark, and where its column ends [points]."""
+
 FLAG = "#b2182b"
 
 
 def outcome(sources: Sequence[Source], days: Sequence[float] | None = None) -> Figure:
     """What the treatment did, in four small panels.
 
-    Burden relative to the untreated arm against time; the change of burden and of T1Gd volume on
-    chosen days, flagged where the two differ by more than 20 percentage points; the days of
+    Burden relative to the untreated arm against time; the change of burden, T1Gd and FLAIR volume on
+    chosen days, volumes flagged where they differ from the burden by more than 20 percentage points; the days of
     progression and of the fatal burden; exposure of tumour and of healthy tissue to the drug. Without
     an untreated arm everything is relative to the run's own first day.
 
     Args:
         sources: run files, one for each arm.
-        days: days of the bars; by default 56 and 120 where all runs reach them, else their last common one.
+        days: days of the bars; by default those that the runs were configured to compare and all reach, else their
+            last common one.
 
     Raises:
         GliomaError: if a file lacks the burden.
@@ -54,15 +58,15 @@ def outcome(sources: Sequence[Source], days: Sequence[float] | None = None) -> F
             arm.needed("burden_cells")
         reference = reference_of(arms)
         end = min(arm.observable_days[-1] for arm in arms)
-        wanted = tuple(d for d in (OUTCOME_DAYS if days is None else days) if d <= end) or (float(end),)
+        wanted = tuple(d for d in (arms[0].compare_days if days is None else days) if d <= end) or (float(end),)
         panels = [_relative_panel, _change_panel]
         if _crossings(arms):
             panels.append(_days_panel)
         if any(_exposures(arm) for arm in arms):
             panels.append(_exposure_panel)
         against = f"the {reference.name} arm at the same time" if reference else "each run's first day"
-        footer = f"Relative to {against}. {definition(arms, 'T1Gd')} "
-        footer += f"≠: the two changes differ by more than {DISAGREEMENT_POINTS:g} points. "
+        footer = f"Relative to {against}. {definition(arms, 'T1Gd')} {definition(arms, 'FLAIR')} "
+        footer += f"≠: this volume differs from the burden by more than {DISAGREEMENT_POINTS:g} points. "
         missed = [
             f"{text} burden of {scientific(level, 0)} cells"
             for text, level in burden_levels(arms)
@@ -136,21 +140,23 @@ def _change_panel(axes: Axes, index: int, arms, reference, wanted) -> None:
     for day in wanted:
         middles.append(y + 0.5 * (len(treated) - 1))
         for arm, colour in treated:
-            burden, image = (
-                float(_change(arm, reference, name, np.array([day]))[0]) for name in ("burden_cells", "t1gd_volume")
-            )
-            flag = abs(image - burden) > DISAGREEMENT_POINTS
-            look: dict[str, Any] = {"color": FLAG, "weight": "bold"} if flag else {"color": INK}
+            at = np.array([day])
+            burden = float(_change(arm, reference, "burden_cells", at)[0])
             if np.isfinite(burden):
                 axes.barh(y, burden, height=0.62, color=colour)
-            axes.plot(image, y, "D", markersize=4, color="white", markeredgecolor=look["color"], clip_on=False)
-            extremes += [value for value in (burden, image) if np.isfinite(value)]
-            axes.annotate(_percent(burden), (1.0, y), xytext=(34, 0), ha="right", **beside, **look)
-            axes.annotate(_percent(image), (1.0, y), xytext=(72, 0), ha="right", **beside, **look)
-            axes.annotate("≠" if flag else "", (1.0, y), xytext=(77, 0), ha="left", size=9, **beside, **look)
+            extremes += [burden] if np.isfinite(burden) else []
+            axes.annotate(_percent(burden), (1.0, y), xytext=(34, 0), ha="right", **beside, color=INK)
+            for name, _, mark, end in IMAGES:
+                image = float(_change(arm, reference, name, at)[0])
+                flag = abs(image - burden) > DISAGREEMENT_POINTS
+                look: dict[str, Any] = {"color": FLAG, "weight": "bold"} if flag else {"color": INK}
+                axes.plot(image, y, mark, markersize=4, color="white", markeredgecolor=look["color"], clip_on=False)
+                extremes += [image] if np.isfinite(image) else []
+                axes.annotate(_percent(image), (1.0, y), xytext=(end, 0), ha="right", **beside, **look)
+                axes.annotate("≠" if flag else "", (1.0, y), xytext=(end + 1, 0), ha="left", size=9, **beside, **look)
             y += 1.0
         y += 0.6
-    for text, x in (("burden", 34), ("T1Gd", 72)):
+    for text, x in (("burden", 34), *((text, end) for _, text, _, end in IMAGES)):
         axes.annotate(
             text,
             (1.0, 1.0),
@@ -171,7 +177,8 @@ def _change_panel(axes: Axes, index: int, arms, reference, wanted) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(f"change against {'untreated' if reference else 'first day'} [%]")
     bar = Patch(color=FAINT, label="burden")
-    letter(axes, index, "Response on chosen days", [bar, key_mark("T1Gd volume", "D", filled=False)])
+    marks = [key_mark(text, mark, filled=False) for _, text, mark, _ in IMAGES]
+    letter(axes, index, "Response on chosen days", [bar, *marks])
 
 
 def _crossings(arms: Sequence[Arm]) -> list[tuple[str, float]]:
