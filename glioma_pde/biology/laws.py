@@ -202,7 +202,8 @@ class FluxLimited(eqx.Module):
         return self.speed_mm_per_day
 
 
-GROWTH = {"logistic": Logistic, "gompertz": Gompertz, "exponential": Exponential}
+Growth = Logistic | Gompertz | Exponential
+GROWTH: dict[str, type[Growth]] = {"logistic": Logistic, "gompertz": Gompertz, "exponential": Exponential}
 KILL = {"hill": Hill, "linear": Linear}
 COMBINATION = {"additive": Additive, "bliss": Bliss}
 SENSING = {
@@ -211,7 +212,6 @@ SENSING = {
     "logarithmic": LogarithmicSensing,
     "flux_limited": FluxLimited,
 }
-Growth = Logistic | Gompertz | Exponential
 Kill = Hill | Linear
 Combination = Additive | Bliss
 Sensing = LinearSensing | ReceptorSensing | LogarithmicSensing | FluxLimited
