@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from .run import Result
 
 
+_ABOVE = ("drug_peak_tumour", "drug_peak_healthy")
+"""Outcomes of observables that have a place of their own in the table."""
+
+
 def outcome_table(results: Sequence[Result] | Sequence[Finished], outcome: Any) -> str:
     """Rows of outcomes, one column per arm; the first arm is the reference of every comparison.
 
@@ -44,13 +48,15 @@ def outcome_table(results: Sequence[Result] | Sequence[Finished], outcome: Any) 
     row("carriers, most alive [cells]", lambda r: _number(r.summary.get("carriers_peak_cells")))
     row("  time spent within FLAIR contour", lambda r: _percent(r.summary.get("carriers_fraction_in_tumour")))
     row("drug, highest [µM]", lambda r: _short(r.summary.get("drug_peak")))
+    row("  highest in tumour tissue [µM]", lambda r: _short(r.summary.get("drug_peak_tumour")))
+    row("  highest in healthy tissue [µM]", lambda r: _short(r.summary.get("drug_peak_healthy")))
     row("  mean over tumour cells [µM day]", lambda r: _short(r.summary.get("drug_auc_tumour")))
     row("  exposure, tumour [µM mm³ day]", lambda r: _number(r.summary.get("drug_exposure_tumour")))
     row("  exposure, healthy [µM mm³ day]", lambda r: _number(r.summary.get("drug_exposure_healthy")))
     row("  therapeutic index (tumour : healthy)", lambda r: _short(r.summary.get("therapeutic_index")))
     row("best response on scans (RANO volume)", lambda r: str(r.summary.get("best_response", "")))
     row("day of progression on scans", lambda r: _day(r.summary["day_of_progression_on_scans"], r))
-    for name, label in {k: v for r in results for k, v in r.more.items()}.items():
+    for name, label in {k: v for r in results for k, v in r.more.items() if k not in _ABOVE}.items():
         row(label, lambda r, n=name: _short(r.summary.get(n)))
     row("tumour density on window's rim", lambda r: f"{r.summary['largest_rim_density']:.1e}")
 
@@ -63,7 +69,7 @@ def outcome_table(results: Sequence[Result] | Sequence[Finished], outcome: Any) 
     ]
     if any("!" in c for _, cells in rows for c in cells):
         lines.append("! this volume responds differently from the burden by more than 20 percentage points")
-    lines += [f"{r.arm}: {r.course.label}" for r in results if r.course.label]
+    lines += [f"{r.arm}: {r.course.label}" for r in results if r.course.label not in ("", r.arm)]
     return "\n".join(lines)
 
 

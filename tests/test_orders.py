@@ -362,7 +362,7 @@ def test_space_whole_system_2d_without_wind(plane):
 @pytest.mark.slow
 def test_space_whole_system_3d():
     """With wind, all extrema of carriers at the walls."""
-    setups = [manufactured("flux_limited", n, (32, 32, 32), bump=0.0) for n in (8, 16, 32)]
+    setups = [manufactured("flux_limited", n, (48, 48, 48), bump=0.0) for n in (12, 24, 48)]
     errors = errors_in_space(setups, quartered(setups))
     for name in FIELDS:
         order = problems.orders([s.norm(e, 2) for s, e in zip(setups, errors[name], strict=True)])

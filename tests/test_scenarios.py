@@ -68,20 +68,20 @@ def test_conversion_cannot_exceed_what_the_plasma_supplies(tmp_path):
 
 @pytest.mark.slow
 def test_a_larger_window_and_no_inner_one_change_nothing(tmp_path):
-    """The window of the main job to day 300, against the whole brain and against computing all of it all the time."""
+    """The window of the main job to day 250, against the whole brain and against computing all of it all the time."""
     coarse = "tissue.spacing_mm=4.0"
-    usual = arms(tmp_path, 300.0, coarse, only=("untreated", "treated"))
+    usual = arms(tmp_path, 250.0, coarse, only=("untreated", "treated"))
     plain = arms(
         tmp_path,
-        300.0,
+        250.0,
         coarse,
         "numerics.grow_window=false",
         "numerics.idle_below_cells=0",
         only=("untreated", "treated"),
     )
-    whole = arms(tmp_path, 300.0, coarse, "tissue.window.half_width_mm=200", only=("untreated", "treated"))
+    whole = arms(tmp_path, 250.0, coarse, "tissue.window.half_width_mm=200", only=("untreated", "treated"))
     for arm, result in usual.items():
-        for day in (56.0, 120.0, 300.0):
+        for day in (56.0, 120.0, 250.0):
             here = result.course.at("burden_cells", day)
             assert plain[arm].course.at("burden_cells", day) == pytest.approx(here, rel=1e-6), (arm, day)
             assert whole[arm].course.at("burden_cells", day) == pytest.approx(here, rel=1e-5), (arm, day)

@@ -238,7 +238,7 @@ def _column_label(arms: Sequence[Arm], name: str, quantity: str) -> str:
 
 
 def ledger(sources: Sequence[Source]) -> Figure:
-    """Relative imbalance of each transported field against time: how well the books close.
+    """Relative imbalance of each transported field, and of quasi-steady prodrug and drug, against time.
 
     Raises:
         GliomaError: if no file holds a ledger.
@@ -254,7 +254,10 @@ def ledger(sources: Sequence[Source]) -> Figure:
         kinds = {arm.text("dtype") for arm in arms}
         kind = kinds.pop() if len(kinds) == 1 else ""
         rounding = float(np.finfo(kind).eps) if kind in ("float32", "float64") else None
-        footer = "Size of (content − all that came and went), relative to the field's content."
+        footer = (
+            "Size of (content − all that came and went), relative to the field's content; of quasi-steady substances, "
+        )
+        footer += "which hold none, relative to what was made of them: this is the tolerance of their solver."
         footer += f" Dotted: rounding of one {kind} operation." if rounding else ""
         title, subtitle = heading(arms)
         sheet = Sheet(width, 10.0 + 40.0 * rows, f"{title}: balance", subtitle, footer)

@@ -105,7 +105,8 @@ def heading(arms: Sequence[Arm]) -> tuple[str, str]:
     labels = [arm.text("label") for arm in arms]
     if len(set(labels)) == 1:
         return title, labels[0]
-    return title, "; ".join(f"{name}: {text}" for name, text in zip(names_of(arms), labels, strict=True) if text)
+    said = [f"{n}: {text}" for n, text in zip(names_of(arms), labels, strict=True) if text and text != n]
+    return title, "; ".join(said)
 
 
 def lines_of(text: str, width_mm: float, size: float = SMALL) -> str:
