@@ -104,7 +104,6 @@ def _case(
         case.sweeps_per_step = {k: sum(v) / steps for k, v in done.items()}
         case.sweeps_cold_per_solve = {k: statistics.fmean(v) for k, v in cold.items()}
     return case, lambda: program(*fixed, carry, first, last)
-    return case
 
 
 def count_sweeps(model: Model, args: tuple) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
@@ -135,11 +134,11 @@ def _reporting(model: Model, done: dict[str, list[int]], cold: dict[str, list[in
         return chebyshev(coupling, inverse, gap, source, guess, count)
 
     def of(name: str):
-        def named(grid, coupling, sink, source, guess, tolerance):
+        def named(grid, coupling, sink, source, guess, tolerance, *more):
             names.append(name)
             tell(cold, elliptic.sweeps_cold(coupling, sink, tolerance))
             try:
-                return solve(grid, coupling, sink, source, guess, tolerance)
+                return solve(grid, coupling, sink, source, guess, tolerance, *more)
             finally:
                 names.pop()
 

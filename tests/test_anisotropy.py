@@ -132,6 +132,21 @@ def test_cells_spread_along_fibres_and_carriers_follow_them():
     assert 1.0 > on_white[0] > on_white[1] + 0.01
 
 
+def test_second_moments_along_and_across_fibres_are_those_of_the_tensor():
+    """In a tissue of parallel fibres, six times as fast along them: variances grow by 2 D T t, walls being far away."""
+    grid = BUNDLE.grid
+    ones = np.ones(grid.shape)
+    tissue = Tissue.from_arrays(ones, 0 * ones, grid=grid).with_tensors(
+        np.broadcast_to(np.diag([6.0, 1.0]), (14, 12, 2, 2))
+    )
+    parts = [Tumour(0.05, 0.05, 0.0, anisotropy=jnp.asarray(1.0))]
+    u0 = gaussian(grid, jnp.zeros(2), jnp.asarray(1.2))
+    after = np.asarray(end(tissue, parts, {"tumour": u0}, plan_for(tissue, parts, 0.25)).x["tumour"])
+    x, y = grid.world_mm()
+    gained = [float((after * w**2).sum() / after.sum() - (u0 * w**2).sum() / u0.sum()) for w in (x, y)]
+    np.testing.assert_allclose(gained, [2 * 0.05 * 12 / 7 * 6, 2 * 0.05 * 2 / 7 * 6], rtol=2e-3)
+
+
 def test_the_taylor_remainder_is_of_second_order():
     """In diffusivities, strength, speed, and the initial fields."""
     plan = plan_for(BUNDLE, modules(), 0.3)

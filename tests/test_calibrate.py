@@ -109,6 +109,7 @@ def said_of(problem, starts=6):
     return {v.name: v for v in told}, found, lines
 
 
+@pytest.mark.slow
 def test_capacity_is_called_open_before_saturation_and_closed_after_it():
     free = [GROWTH, Free("capacity", 150.0, 1e5), Free("sigma", 0.01, 1.0)]
     verdict = {}
@@ -213,6 +214,7 @@ def test_starts_fill_the_bounds_and_hold_the_users_own():
         starting_points(problem, 4, 0, "grid")
 
 
+@pytest.mark.slow
 def test_both_optimisers_find_the_same():
     problem = tiny()
     a, b = fit(problem, starts=2, method="lm"), fit(problem, starts=2, method="lbfgs", max_steps=300)

@@ -207,6 +207,7 @@ def test_patients_with_different_cavities_share_one_call():
     assert len(holes) == 3
 
 
+@pytest.mark.slow
 def test_the_taylor_remainder_is_of_second_order():
     """In a parameter, doses, days and the initial field, through a closed cavity and a dose into its wall."""
     schedule, plan = on_rod(resections([1.1], radius=2.1, centre=(0.9,)))
@@ -286,6 +287,7 @@ def contents(path):
         )
 
 
+@pytest.mark.slow
 def test_from_a_configuration_through_a_growing_window_to_the_file_and_again(tmp_path):
     with jax.enable_x64(False):
         experiment = build(loads(TEXT).arms[0])

@@ -92,6 +92,7 @@ def test_a_controlled_run_is_differentiable_by_parameters_and_days():
         assert float(slope) == pytest.approx(float(ahead - behind) / 2e-4, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_patients_with_different_steps_make_one_batch():
     bases = [light(day) for day in (0.2, 0.83)]
     plans = [

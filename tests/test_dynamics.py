@@ -108,6 +108,7 @@ def quick(factor, dynamic):
     )
 
 
+@pytest.mark.slow
 def test_fast_substances_are_those_in_equilibrium():
     rng = np.random.default_rng(2)
     grid = Grid.radial(10, 0.8)

@@ -340,6 +340,7 @@ def changed(setups: list[Setup], **values) -> list[Setup]:
     return out
 
 
+@pytest.mark.slow
 def test_space_whole_system_2d(plane):
     """Every field is of second order where carriers have their extrema at the walls, where the wind dies."""
     setups, plans, *_ = plane
@@ -390,6 +391,7 @@ def test_space_taxis_2d(plane):
         assert problems.orders([s.norm(e, 1) for s, e in zip(setups, errors[name], strict=True)])[-1] >= 1.8, name
 
 
+@pytest.mark.slow
 def test_space_whole_system_radial():
     """The whole system in a ball, with logarithmic sensing and volume filling."""
     setups = [manufactured("logarithmic", n, (128,), radial=True, filling=True) for n in (32, 64, 128)]

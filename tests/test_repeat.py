@@ -44,6 +44,7 @@ def check_it_repeats(folder, experiment, name):
     assert unsaid(experiment_from_file(folder / "b.h5")) == []
 
 
+@pytest.mark.slow
 def test_initial_fields_from_python_are_in_the_file(tmp_path):
     check_it_repeats(tmp_path, given("carriers", 0.1 * SPOTS), "carriers")
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 from glioma_pde.biology.base import Module
 from glioma_pde.biology.carriers import Carriers
@@ -99,6 +100,13 @@ def test_every_footprint_integrates_to_one_inside_the_mask(name, route):
     assert g.min() >= 0
 
 
+def ring(away, radius, thickness, spacing):
+    """Weights of the layer around a disk, by SciPy's distances: 1, and a cubic over the last cell."""
+    disk = away < radius
+    part = np.clip((thickness - spacing * distance_transform_edt(~disk)) / spacing + 1.0, 0.0, 1.0)
+    return np.where(disk, 0.0, part * part * (3.0 - 2.0 * part))
+
+
 def test_layers_lie_where_they_should_and_have_their_thickness():
     grid = Grid.cartesian((80, 70), (0.5, 0.5))
     away = np.hypot(*grid.world_mm())
@@ -109,10 +117,17 @@ def test_layers_lie_where_they_should_and_have_their_thickness():
         g = np.asarray(footprint(Intracavity(jnp.asarray(thickness)), tissue, nothing, jnp.float64))
         assert np.all(g[away < 6.0] == 0)
         assert np.all(g[away > 6.0 + thickness + 1.0] == 0)
-        level = g[(away > 6.3) & (away < 6.0 + thickness - 0.5)]
-        np.testing.assert_allclose(level, level[0], rtol=1e-12)
-        area = np.pi * ((6.0 + thickness) ** 2 - 36.0)
-        assert 1 / level[0] == pytest.approx(area, rel=0.05 if thickness > 1 else 0.1)  # whole cells of 0.5 mm
+        layer = ring(away, 6.0, thickness, 0.5)
+        np.testing.assert_allclose(g, layer / (layer.sum() * 0.25), rtol=1e-12)
+    # the cubic reaches h/2 further than the ring, less what lies between the rim and the last centres inside: of first order
+    for spacing in (0.5, 0.25, 0.125):
+        x = spacing * (np.arange(int(24 / spacing)) + 0.5) - 12.0
+        away = np.hypot(x[:, None], x)
+        for thickness in (1.0, 3.0):
+            outer = 6.0 + thickness
+            excess = ring(away, 6.0, thickness, spacing).sum() * spacing**2 - np.pi * (outer**2 - 36.0)
+            assert 0.0 < excess / (2.0 * np.pi * outer * spacing) < 0.3
+    away = np.hypot(*grid.world_mm())
     # thinner than a cell: the cells at the wall, and no others
     wall = Tissue.from_arrays(ones, 0 * ones, grid=grid, mask=away >= 6.0, ventricle=away < 6.0)
     g = np.asarray(footprint(Intraventricular(jnp.asarray(0.2)), wall, nothing, jnp.float64))

@@ -221,7 +221,7 @@ def check_units(name):
     same((found, totals), (scaled, {k: v * MM**3 * amount.get(k, 1.0) for k, v in ledger.items()}), 1e-10)
 
 
-@pytest.mark.parametrize("name", ["line", "ball-receptor"])
+@pytest.mark.parametrize("name", ["line", pytest.param("ball-receptor", marks=pytest.mark.slow)])
 def test_units_are_what_the_table_says(name):
     check_units(name)
 
