@@ -101,12 +101,18 @@ def studied(name: str, runs: Sequence[Any], arms: Sequence[Any], title: str) -> 
     rows = tuple(_compare(name, row, by_name) for row in section.published)
     main = next(arm for arm in arms if arm.arm == section.published[0].arm)
     chosen = tuple(
-        Chosen(c.parameter, value_of(main, c.parameter), c.how, c.end, c.outside, c.why) for c in section.chosen
+        Chosen(c.parameter, _first_value([main, *arms], c.parameter), c.how, c.end, c.outside, c.why)
+        for c in section.chosen
     )
     return Studied(
         name, title, arms[0].label if len({a.label for a in arms}) == 1 else "", section.citation, section.fitted,
         section.predicted, section.fails, section.exposure, rows, chosen,
     )  # fmt: skip
+
+
+def _first_value(arms: Sequence[Any], path: str) -> str:
+    """Of the first arm that has it."""
+    return next((value for arm in arms if (value := value_of(arm, path))), "")
 
 
 def value_of(arm: Any, path: str) -> str:
@@ -186,7 +192,8 @@ def _compare(study: str, row: Published, runs: dict[str, Any]) -> Compared:
         since,
     )
     if row.kind == "target":
-        text = f"{shown(blank, row.value)} [{shown(blank, low)}, {shown(blank, high)}]"
+        ends = ", ".join(shown(blank, v).removesuffix(row.unit).strip() for v in (low, high))
+        text = f"{shown(blank, row.value)} [{ends}]"
     elif row.kind == "order_of_magnitude":
         text = f"{shown(blank, row.value)}, {_KINDS[row.kind]}"
     else:

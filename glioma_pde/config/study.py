@@ -129,8 +129,14 @@ class Comparison(Section):
     predicted: Line
     fails: Line
     exposure: Quantity | None = None
-    published: Annotated[tuple[Published, ...], Field(min_length=1, max_length=40)]
-    chosen: Annotated[tuple[Choice, ...], Field(min_length=1, max_length=60)]
+    published: Annotated[tuple[Published, ...], Field(max_length=40)]
+    chosen: Annotated[tuple[Choice, ...], Field(max_length=60)]
+
+    @model_validator(mode="after")
+    def _some(self):
+        if not (self.published and self.chosen):
+            raise ValueError(f"{'chosen' if self.published else 'published'} is empty")
+        return self
 
 
 class Factor(Section):
@@ -179,7 +185,7 @@ class Sensitivity(Section):
     """
 
     outcome: Measure
-    factors: Annotated[tuple[Factor, ...], Field(min_length=1, max_length=60)]
+    factors: Annotated[tuple[Factor, ...], Field(max_length=60)]
     trajectories: Annotated[int, Field(ge=2, le=1000)] = 20
     levels: Annotated[int, Field(ge=2, le=64)] = 8
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
@@ -189,6 +195,8 @@ class Sensitivity(Section):
     @model_validator(mode="after")
     def _once(self):
         names = [f.parameter for f in self.factors]
+        if not names:
+            raise ValueError("factors is empty")
         if len(set(names)) < len(names):
             raise ValueError("factors names a parameter twice")
         if self.levels % 2:
@@ -218,4 +226,5 @@ def across_arms(data: Any, names: Sequence[str], ends: Sequence[float]) -> list[
                 problems.append(f"{path}.{key}: there is no arm {name!r}{nearest(name, names)}")
             elif name is not None and row.last_day() > last[name]:
                 problems.append(f"{path}: day {row.last_day():g} is after the end of arm {name!r}, day {last[name]:g}")
+                break
     return problems

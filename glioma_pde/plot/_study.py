@@ -49,11 +49,15 @@ def page(sources: Sequence[Source], study: Studied) -> Figure:
         groups = [list(rows) for _, rows in itertools.groupby(study.rows, key=lambda r: (r.form, r.unit))]
         rows_mm = sum(_ROW_MM * len(g) + 13.0 for g in groups)
         choices = [_choice(c) for c in study.chosen]
-        choices_mm = sum(_LINE_MM * (c[3].count("\n") + 1) + 0.7 for c in choices) + 9.0
+        choices_mm = sum(_height(name, why) for name, _, _, why in choices) + 9.0
         words = [(head, lines_of(text, WIDTH_MM - 28.0)) for head, text in _words(study)]
         words_mm = sum(_LINE_MM * (text.count("\n") + 1) + 1.6 for _, text in words) + 2.0
         key = arm_key(arms)
-        key_rows = 1 + int(sum(len(str(line.get_label())) * 1.4 + 12 for line in key) // (WIDTH_MM - 6))
+        for line, arm in zip(key, arms, strict=True):
+            line.set_label(arm.text("label") or line.get_label())
+        longest = max(len(str(line.get_label())) for line in key) * 1.25 + 12.0
+        columns = max(1, min(len(key), int((WIDTH_MM - 6.0) // longest)))
+        key_rows = math.ceil(len(key) / columns)
         body = 4.2 * key_rows + 8.0 + _PANEL_MM + 14.0 + rows_mm + choices_mm + words_mm
         footer = "Grey bars: published value (line) and the range that counts as agreement; points: this model, "
         footer += "green inside the range, red outside, open where fitted. "
@@ -62,7 +66,7 @@ def page(sources: Sequence[Source], study: Studied) -> Figure:
         sheet = Sheet(WIDTH_MM, body, study.title, " — ".join(subtitle.split("\n")), footer)
         top = sheet.top_mm - 1.0
         sheet.figure.legend(
-            handles=key, loc="upper left", ncols=math.ceil(len(key) / key_rows), borderaxespad=0, borderpad=0,
+            handles=key, loc="upper left", ncols=columns, borderaxespad=0, borderpad=0,
             columnspacing=1.6, bbox_to_anchor=(3.0 / sheet.width_mm, top / sheet.height_mm),
         )  # fmt: skip
         top -= 4.2 * key_rows + 8.0
@@ -120,7 +124,7 @@ def _exposure(axes: Axes, arms: Sequence[Arm], name: str | None) -> None:
     axes.set_xlabel("time [days]")
     axes.set_ylabel("" if quantity.unit in ("1", "") else quantity.unit)
     text = quantity.long_name
-    letter(axes, 1, text[0].upper() + text[1:] if len(text) < 58 else name.replace("_", " "))
+    letter(axes, 1, lines_of(text[0].upper() + text[1:], 66.0, 8.0))
 
 
 def _rows(axes: Axes, rows: Sequence[Compared], title: str) -> None:
@@ -175,26 +179,23 @@ def _rows(axes: Axes, rows: Sequence[Compared], title: str) -> None:
 
 
 def _choice(c: Chosen) -> tuple[str, str, str, str]:
-    name = c.parameter if len(c.parameter) < 60 else lines_of(c.parameter, 80.0)
     mark = _HOW[c.end] + ("*" if c.outside else "")
-    if not c.value:  # no parameter of the table, which needs the room for its name
-        return c.parameter, "", f"{mark} {c.how}", lines_of(f"{name}: {c.why}", 150.0, SMALL - 0.6)
-    return c.parameter, c.value, f"{mark} {c.how}", lines_of(c.why, 76.0, SMALL - 0.6)
+    name = c.parameter if c.value else lines_of(c.parameter, 74.0, SMALL - 0.6)  # what has no value has its room
+    return name, c.value, f"{mark} {c.how}", lines_of(c.why, 76.0, SMALL - 0.6)
+
+
+def _height(*texts: str) -> float:
+    """Of a row of the table [mm]."""
+    return _LINE_MM * (1 + max(text.count("\n") for text in texts)) + 0.7
 
 
 def _table(sheet: Sheet, top: float, choices: Sequence[tuple[str, str, str, str]]) -> float:
     """How parameters were chosen; the height that is left."""
     sheet.text(3.0, top, "$\\bf{d}$  How the parameters were chosen", va="top", fontsize=8.0)
     top -= 5.5
-    small = {"va": "top", "fontsize": SMALL - 0.6, "linespacing": 1.25}
+    small: Any = {"va": "top", "fontsize": SMALL - 0.6, "linespacing": 1.25}
     for name, value, how, why in choices:
-        if value:
-            sheet.text(3.0, top, name, **small)
-            sheet.text(58.0, top, value, **small)
-            sheet.text(82.0, top, how, **small)
-            sheet.text(102.0, top, why, **small)
-        else:
-            sheet.text(3.0, top, how, **small)
-            sheet.text(23.0, top, why, **small)
-        top -= _LINE_MM * (why.count("\n") + 1) + 0.7
+        for x_mm, text in ((3.0, name), (58.0, value), (84.0, how), (104.0, why)):
+            sheet.text(x_mm, top, text, **small)
+        top -= _height(name, why)
     return top - 3.5
