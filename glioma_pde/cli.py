@@ -1,4 +1,4 @@
-"""The command line: run · resume · plot · compare · check · info · export.
+"""The command line: run · resume · fit · study · sensitivity · plot · compare · check · info · export.
 
 Exit codes: see `EXIT_CODES`.
 """
@@ -105,6 +105,23 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
     fit.add_argument("--no-figures", action="store_true", help="write fit.h5 only")
     fit.set_defaults(action=_fit)
+
+    study = commands.add_parser(
+        "study", help="run published studies: one page of figures each, and a table of ours against theirs"
+    )
+    study.add_argument("configs", nargs="+", help="CONFIG.toml with the section [study], or folders of such files")
+    study.add_argument("--out", default="results/studies", help="folder for the results (default: results/studies)")
+    study.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
+    study.add_argument("--keep", action="store_true", help="do not run arms again whose finished files are there")
+    study.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
+    study.set_defaults(action=_study)
+
+    sensitivity = commands.add_parser("sensitivity", help="what an outcome owes to which parameter")
+    sensitivity.add_argument("config", help="CONFIG.toml with the section [sensitivity]")
+    sensitivity.add_argument("--out", help="folder for the results (default: results/<name of the configuration>)")
+    sensitivity.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
+    sensitivity.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
+    sensitivity.set_defaults(action=_sensitivity)
 
     plot = commands.add_parser("plot", help="figures from run files alone")
     plot.add_argument("files", nargs="+", help="one or more FILE.h5, compared in the same figures")
@@ -234,6 +251,55 @@ def _fit(args: argparse.Namespace) -> int:
     return 0
 
 
+def _study(args: argparse.Namespace) -> int:
+    from .study_command import conclude_all, files_of, run_study, study_text, without_study
+
+    sources = files_of(args.configs)
+    studies = [config.load(source, args.sets) for source in sources]
+    if problems := without_study(studies):
+        raise ConfigError(problems, "study")
+    out = _folder(args.out)
+    _prepare([arm for study in studies for arm in study.arms])
+    found = []
+    for source, study in zip(sources, studies, strict=True):
+        folder = _folder(out / source.stem)
+        _refuse_what_does_not_fit(study.arms, folder)
+        _heading(study.title)
+
+        def again(names: list[str], source: Path = source, folder: Path = folder) -> list[str]:
+            options = [f"--set={s}" for s in args.sets] + [f"--arm={name}" for name in names]
+            return ["glioma-pde", "run", str(source), "--out", str(folder), "--no-figures", *options]
+
+        found.append(run_study(study, source.stem, folder, again, args.keep))
+        print(f"\n{study_text(found[-1][0])}\n")
+    for path in conclude_all(found, out, tuple(args.format) or ("png",)):
+        print(f"  {path}")
+    return 0
+
+
+def _sensitivity(args: argparse.Namespace) -> int:
+    source = Path(args.config)
+    study = config.load(source, args.sets)
+    section = study.arms[0].sensitivity
+    if section is None:
+        raise ConfigError(["sensitivity: this section is missing"], str(source))
+    study = config.load(source, [*section.set, *args.sets])
+    out = _folder(args.out or f"results/{source.stem}")
+    _prepare(study.arms)
+    from .plot.sensitivity import plot_sensitivity
+    from .sensitivity import analyse, report_text, save
+
+    _heading(study.title)
+    with _bar() as bar:
+        task = bar.add_task("sensitivity", total=1.0, state="compiling")
+        found = analyse(study, lambda what, share: bar.update(task, completed=share, state=what))
+    paths = save(found, out)
+    paths += plot_sensitivity(paths[0], out, tuple(args.format) or ("png",))
+    print()
+    print("\n".join([report_text(found), *(f"  {path}" for path in paths)]))
+    return 0
+
+
 def _bar() -> Any:
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -242,10 +308,16 @@ def _bar() -> Any:
 
 
 def _plot(args: argparse.Namespace) -> int:
-    from .io.fit_file import is_fit
+    from .io.fit_file import SENSITIVITY, is_fit
     from .plot import plot_runs
 
     out = _folder(args.out or Path(args.files[0]).parent)
+    if is_fit(args.files[0], SENSITIVITY):
+        from .plot.sensitivity import plot_sensitivity
+
+        for file in args.files:
+            print(*plot_sensitivity(file, out, tuple(args.format) or ("png",)), sep="\n")
+        return 0
     if is_fit(args.files[0]):
         from .plot.fit import plot_fit
 

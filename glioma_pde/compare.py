@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _UNITS = {
     "drug_auc_tumour": "µM day",
     "drug_peak": "µM",
     "exposure": "µM mm3 day",
+    "carriers_displacement": "mm",
 }
 
 
@@ -88,7 +89,7 @@ def _read(path: Path) -> Finished:
     return Finished(arm, path, Course(arm, label, days, values), summary, units, levels, compared, more)
 
 
-_TABLED = ("drug_peak", "drug_exposure_tumour", "drug_exposure_healthy")
+_TABLED = ("drug_peak", "drug_exposure_tumour", "drug_exposure_healthy", "carriers_displacement")
 
 
 @dataclass(frozen=True)
@@ -133,15 +134,27 @@ def write_csv(runs: Sequence[Any], path: str | Path) -> Path:
     Raises:
         GliomaError: if it cannot be written.
     """
+    found = (
+        (run, name, unit, "" if day is None else f"{day:g}", value if isinstance(value, str) else float(value))
+        for run, name, unit, day, value in rows(runs)
+    )
+    return write_rows(path, COLUMNS, found)
+
+
+def write_rows(path: str | Path, columns: Sequence[str], found: Iterable[Sequence[Any]]) -> Path:
+    """Write a table; numbers that are none are left empty.
+
+    Raises:
+        GliomaError: if it cannot be written.
+    """
     path = Path(path)
     beside = path.with_name(f".{path.name}.part")
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for run, name, unit, day, value in rows(runs):
-                shown = value if isinstance(value, str) else _number(float(value))
-                writer.writerow((run, name, unit, "" if day is None else f"{day:g}", shown))
+            writer.writerow(columns)
+            for row in found:
+                writer.writerow([_number(float(v)) if isinstance(v, float | np.floating) else v for v in row])
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)

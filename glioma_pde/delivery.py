@@ -139,6 +139,13 @@ class CarrierDoses(Event):
         named = {"given": "given", "delivered": "delivery", "backflow": "backflow"}
         return {f"carriers_{n}_cells": ledger[f"carrier_{e}"] * model.capacity_cells_per_mm3 for n, e in named.items()}
 
+    def origins(self, t):
+        events, sites, dim = self.sites_mm.shape
+        if dim == 0:
+            return None
+        given = (self.day < t) & (jnp.broadcast_to(self.cells, self.day.shape) > 0)
+        return self.sites_mm.reshape(events * sites, dim), (given[:, None] & (self.weight > 0)).reshape(-1)
+
     def remarks(self, model, ledger):
         cells = ledger.get("carrier_unplaced", 0.0) * float(model.capacity_cells_per_mm3)
         if cells <= 1e-5 * ledger.get("carrier_given", 0.0) * float(model.capacity_cells_per_mm3):

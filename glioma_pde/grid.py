@@ -201,6 +201,16 @@ class Grid:
         offset = 0.5 if self.geometry == "radial" else 0.0
         return jnp.asarray((np.arange(self.shape[k]) + offset) * self.spacing_mm[k], dtype)
 
+    def square_distance_mm2(self, point_mm: Array, dtype=None) -> Array:
+        """Squared distance of every cell's centre from a world point ``(ndim,)`` [mm²]; on radial grids from the origin."""
+        local = self.local_mm(point_mm)
+        square = jnp.zeros((), local.dtype if dtype is None else dtype)
+        for k in range(self.ndim):
+            at = 0.0 if self.geometry == "radial" else local[k]
+            along = (self.local_axis(k, square.dtype) - at) ** 2
+            square = square + jnp.expand_dims(along, [j for j in range(self.ndim) if j != k])
+        return square
+
     def world_mm(self) -> np.ndarray:
         """World coordinates of every cell centre, shape ``(ndim, *shape)`` [mm]."""
         if self.geometry == "radial":

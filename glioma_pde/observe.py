@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from .biology.base import Event, Observable
 from .biology.drug import HEALTHY_BELOW
+from .grid import Grid
 from .model import Carry, Model
 from .tissue import Tissue
 
@@ -26,6 +27,7 @@ OBSERVABLES: tuple[Observable, ...] = (
     Observable("carriers_in_tumour_cells", "cells", "carriers within the FLAIR contour"),
     Observable("carriers_on_white_cells", "cells", "carriers on white matter"),
     Observable("carriers_peak", "1", "largest carrier density"),
+    Observable("carriers_displacement", "mm", "root-mean-square distance of living carriers from the nearest site"),
     Observable("drug_peak", "µM", "largest drug concentration"),
     Observable(
         "drug_peak_tumour", "µM", "largest drug concentration in tissue with tumour density 0.01 and more", "max"
@@ -121,7 +123,37 @@ def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresho
         seen |= module.look(carry.x, q, model.context(module, medium, t, instant), entries)
     for event in events:
         seen |= event.look(model, entries)
+    seen |= _displacement(model, events, carry, t)
     return seen, totals, {f.name: q[f.name] for f in model.memory}
+
+
+def _displacement(model: Model, events: Sequence[Event], carry: Carry, t: Array) -> dict[str, Array]:
+    """How far carriers have come, where all of them started from points."""
+    found = [event.origins(t) for event in events]
+    if "carriers" not in carry.x or None in found or not any(found):
+        return {}
+    points, given = (jnp.concatenate(parts) for parts in zip(*filter(None, found), strict=True))
+    s, grid = carry.x["carriers"], model.tissue.grid
+    alive = jnp.any(given) & (grid.integrate(s) * model.capacity_cells_per_mm3 >= 1.0)
+    none = jnp.zeros((), s.dtype)
+    return {"carriers_displacement": lax.cond(alive, lambda: displacement(grid, s, points, given), lambda: none)}
+
+
+def displacement(grid: Grid, s: Array, points_mm: Array, given: Array) -> Array:
+    """√(∫ s min_k |x − x_k|² dV / ∫ s dV) [mm] over the sites x_k that are ``given``.
+
+    For one site this is the root mean square of the carriers' displacement from the needle's tip, the spread of the
+    deposit included; it grows as √(MSD₀ + 2 d D t) by diffusion and as √(MSD₀ + (v t)²) by drift. Carriers do not
+    remember which of several sites they came from: then it is a lower bound, close as long as the clouds keep apart.
+
+    Args:
+        s: carrier density, with some carriers in it. points_mm: ``(n, ndim)``. given: ``(n,)``, one of them at least.
+    """
+    nearest = jnp.full(grid.shape, jnp.inf, s.dtype)
+    for k in range(points_mm.shape[0]):
+        square = grid.square_distance_mm2(points_mm[k].astype(s.dtype))
+        nearest = jnp.where(given[k], jnp.minimum(nearest, square), nearest)
+    return jnp.sqrt(grid.integrate(s * nearest) / grid.integrate(s))
 
 
 def on_white(tissue: Tissue) -> Array:

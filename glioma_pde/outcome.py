@@ -100,6 +100,11 @@ def summarise(course: Course, outcome: Any, kept: Iterable[tuple[str, str]] = ()
         inside = np.trapezoid(course.values["carriers_in_tumour_cells"], course.days)
         alive = np.trapezoid(course.values["carriers_cells"], course.days)
         out["carriers_fraction_in_tumour"] = float(inside / alive) if alive > 0 else float("nan")
+    if "carriers_displacement" in course:
+        alive = course.values["carriers_cells"]
+        square = np.trapezoid(alive * course.values["carriers_displacement"] ** 2, course.days)
+        total = np.trapezoid(alive, course.days)
+        out["carriers_displacement"] = float(np.sqrt(square / total)) if total > 0 else float("nan")
     for name, which in kept:
         if which and name in course:
             values = course.values[name]

@@ -51,14 +51,16 @@ LAYERS = [
     {"fit_report"},
     {"run"},
     {"compare"},
-    {"table", "repeat"},
+    {"table", "repeat", "study", "sensitivity"},
     {
         "plot", "plot._data", "plot._style", "plot._panels", "plot._curves", "plot._slices", "plot._movie",
         "plot._outcome", "plot._compare", "plot.fit", "plot._fit_curves", "plot._fit_parameters",
+        "plot._study", "plot.sensitivity",
     },
     {"fit_command"},
     {"signals"},
     {"session"},
+    {"study_command"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
@@ -173,7 +175,7 @@ def test_a_check_needs_no_array_library(name):
 
 def test_parameters_and_errors_import_nothing():
     for name in (n for n in WHERE if n.split(".")[0] in ("parameters", "errors")):
-        assert foreign(imports(WHERE[name])) <= {"__future__", "dataclasses"}
+        assert foreign(imports(WHERE[name])) <= {"__future__", "dataclasses", "re"}
         assert all(n.split(".")[0] == "parameters" for n in own(imports(WHERE[name])))
 
 

@@ -279,6 +279,11 @@ class Event(eqx.Module):
         """Values of its `scalars`, from the ledger's entries up to now [density · mm³]."""
         return {}
 
+    def origins(self, t: Array) -> tuple[Array, Array] | tuple[()] | None:
+        """Where carriers start from: points ``(n, ndim)`` [mm], and which of them some were given at before the day
+        ``t``, ``(n,)``. ``()``: it gives none; ``None``: from no points."""
+        return ()
+
     def remarks(self, model: Any, ledger: Mapping[str, float]) -> list[str]:
         """What the user should know when a run has ended, from the ledger's entries [density · mm³]."""
         return []

@@ -169,12 +169,7 @@ class ThresholdResections(Resections):
 
 def distance_from(grid: Grid, centre_mm: Array) -> Array:
     """Distance of every cell's centre from a world point [mm]."""
-    local = grid.local_mm(centre_mm)
-    square = jnp.zeros((), local.dtype)
-    for k in range(grid.ndim):
-        at = 0.0 if grid.geometry == "radial" else local[k]
-        along = (grid.local_axis(k, local.dtype) - at) ** 2
-        square = square + jnp.expand_dims(along, [j for j in range(grid.ndim) if j != k])
+    square = grid.square_distance_mm2(centre_mm)
     # √ has no derivative at the centre, and none is needed there
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 

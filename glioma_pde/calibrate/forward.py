@@ -140,6 +140,11 @@ def with_parameters(model: Model, theta: Theta) -> Model:
     return model
 
 
+def value_of(model: Model, name: str) -> float:
+    """The number at the path ``name`` of the model."""
+    return float(_get(model, name))
+
+
 def is_parameter(model: Model, name: str) -> bool:
     """Whether ``name`` is a path to a number of the model."""
     if _owner(model, name) is None:

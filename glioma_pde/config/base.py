@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import itertools
 import sys
 import unicodedata
@@ -263,3 +265,16 @@ class Repeated(BaseModel):
         days, given = self._days(), getattr(self, name)
         listed = given if isinstance(given, list) else [given] * len(days)
         return sorted(zip(days, listed, strict=True))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What was probably meant by a misspelt word, as the end of a sentence."""
+    return _nearest(word[:100], tuple(known))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _nearest(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known)}" if known and len(known) <= 16 else ""

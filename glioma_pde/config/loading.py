@@ -23,6 +23,7 @@ from .messages import nearest, sentence, shown
 from .presets import PRESETS, tables
 from .rules import across_sections, in_images
 from .sections import CAPACITY, DEFAULTED, REQUIRED, SECTIONS, Config, Study
+from .study import across_arms
 
 MOST_BYTES = 2**18
 MOST_ARMS = 500
@@ -143,9 +144,12 @@ def study_of(
         own = [p if arms is None or (p in shared and not _names(p, override)) else f"arms.{name}.{p}" for p in own]
         problems += [p for p in own if p not in told]
         told |= set(own)
+    made = [c for c in configs if c is not None]
+    if not problems:
+        problems += across_arms(made[0], [c.arm for c in made], [c.time.end_day for c in made])
     if problems:
         raise ConfigError(problems, where)
-    return Study(title=str(title), arms=[c for c in configs if c is not None], text=text, path=where)
+    return Study(title=str(title), arms=made, text=text, path=where)
 
 
 def from_json(text: str, folder: str = ".") -> Config:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from ..errors import one_line
+from .base import nearest
 from .fit import FIT_SECTIONS
 from .sections import SECTIONS
+
+__all__ = ["nearest", "sentence", "shown"]
 
 
 def sentence(section: str, error: Any, data: Any) -> str:
@@ -95,15 +96,3 @@ def _known_keys(section: str, loc: tuple) -> tuple[str, ...]:
                 deeper += resolve(child.get("items", child))
         nodes = deeper or nodes
     return tuple(sorted({k for node in nodes for k in node.get("properties", ())}))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    return _nearest(word[:100], tuple(known))
-
-
-@functools.lru_cache(maxsize=10_000)
-def _nearest(word: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(known)}" if known and len(known) <= 16 else ""

@@ -29,6 +29,7 @@ from .environment import Necrosis, Oxygen, Vasculature
 from .immune import Immune
 from .malignancy import Malignancy
 from .radiotherapy import Radiotherapy
+from .study import Comparison, Sensitivity
 from .trail import Trail
 from .treatments import Resistance, Surgery, Temozolomide
 
@@ -358,11 +359,15 @@ SECTIONS: dict[str, Any] = {
     "numerics": TypeAdapter(Numerics),
     "outcome": TypeAdapter(Outcome),
     "output": TypeAdapter(Output),
+    "study": TypeAdapter(Comparison),
+    "sensitivity": TypeAdapter(Sensitivity),
 }
 
 REQUIRED = ("tissue", "tumour", "time")
 DEFAULTED = ("schedule", "numerics", "outcome", "output")
-BIOLOGY = tuple(n for n in SECTIONS if n not in (*REQUIRED, *DEFAULTED) or n == "tumour")
+ABOUT = ("study", "sensitivity")
+"""Sections that say what a configuration is for; they change no run."""
+BIOLOGY = tuple(n for n in SECTIONS if n not in (*REQUIRED, *DEFAULTED, *ABOUT) or n == "tumour")
 """Sections that switch a module on."""
 
 CAPACITY = PARAMETERS["capacity_cells_per_mm3"]
@@ -400,6 +405,8 @@ class Config(BaseModel):
     numerics: Any
     outcome: Any
     output: Any
+    study: Any = None
+    sensitivity: Any = None
     folder: str = "."
 
     def to_json(self) -> str:

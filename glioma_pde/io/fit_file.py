@@ -1,4 +1,4 @@
-"""The file of a calibration: named groups of columns with units, written in one stroke."""
+"""The file of a calibration or of a sensitivity analysis: named groups of columns with units, written in one stroke."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ from glioma_pde.io._files import file_errors, sync_folder
 from glioma_pde.io._layout import set_attribute
 
 KIND = "glioma_pde calibration"
+SENSITIVITY = "glioma_pde sensitivity"
+_COMMANDS = {KIND: "a calibration (`glioma-pde fit`)", SENSITIVITY: "a sensitivity analysis (`glioma-pde sensitivity`)"}
 
 Groups = Mapping[str, Mapping[str, Any]]
 
 
 def write_fit(
-    path: str | Path, groups: Groups, attributes: Mapping[str, Any], units: Mapping[str, str] | None = None
+    path: str | Path,
+    groups: Groups,
+    attributes: Mapping[str, Any],
+    units: Mapping[str, str] | None = None,
+    kind: str = KIND,
 ) -> Path:
     """Write the file; an older one of that name is replaced only when the new one is complete.
 
     Args:
         groups: per group its arrays by name; texts are arrays of strings. Nested with ``/``.
         units: of columns, by ``group/name``.
+        kind: `KIND` or `SENSITIVITY`.
 
     Raises:
         GliomaError: if the disk is full or the folder cannot be written.
@@ -36,7 +43,7 @@ def write_fit(
     with file_errors(path):
         try:
             with h5py.File(partial, "w") as file:
-                set_attribute(file, "kind", KIND)
+                set_attribute(file, "kind", kind)
                 for name, value in attributes.items():
                     set_attribute(file, name, value)
                 for group, columns in groups.items():
@@ -65,7 +72,7 @@ class FitFile:
         attributes: of the file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, kind: str = KIND) -> None:
         """Raises: GliomaError, if the file cannot be read or is something else."""
         self.path = Path(path)
         self._groups: dict[str, dict[str, np.ndarray]] = {}
@@ -79,8 +86,8 @@ class FitFile:
                 raise GliomaError(f"{path}: this is not an HDF5 file, or it is damaged.") from error
             with file:
                 self.attributes = {k: v.decode() if isinstance(v, bytes) else v for k, v in file.attrs.items()}
-                if self.attributes.get("kind") != KIND:
-                    raise GliomaError(f"{path}: this is not the file of a calibration (`glioma-pde fit`).")
+                if self.attributes.get("kind") != kind:
+                    raise GliomaError(f"{path}: this is not the file of {_COMMANDS[kind]}.")
                 file.visititems(self._take)
 
     def _take(self, name: str, item: Any) -> None:
@@ -103,10 +110,10 @@ class FitFile:
         return sorted(self._groups)
 
 
-def is_fit(path: str | Path) -> bool:
-    """Whether the file holds a calibration."""
+def is_fit(path: str | Path, kind: str = KIND) -> bool:
+    """Whether the file holds a calibration (or what else ``kind`` says)."""
     try:
         with h5py.File(path, "r") as file:
-            return str(file.attrs.get("kind", "")) == KIND
+            return str(file.attrs.get("kind", "")) == kind
     except OSError:
         return False

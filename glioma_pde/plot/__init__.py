@@ -17,10 +17,13 @@ from glioma_pde.plot._movie import animation
 from glioma_pde.plot._outcome import outcome
 from glioma_pde.plot._panels import FIELDS, choose_days
 from glioma_pde.plot._slices import comparison, slices
+from glioma_pde.plot._study import page
 from glioma_pde.plot._style import STYLE
+from glioma_pde.study import Studied
 
 __all__ = [
-    "animation", "compare", "comparison", "ledger", "outcome", "plot_compared", "plot_runs", "slices", "time_courses",
+    "animation", "compare", "comparison", "ledger", "outcome", "page", "plot_compared", "plot_runs", "save_page", "slices",
+    "time_courses",
 ]  # fmt: skip
 
 
@@ -74,6 +77,15 @@ def plot_compared(paths: Sequence[str | Path], out_dir: str | Path, formats: Seq
     """
     figure = compare(paths)
     return [_save(figure, Path(out_dir) / f"compare.{kind}") for kind in formats]
+
+
+def save_page(paths: Sequence[str | Path], study: Studied, path: Path) -> Path:
+    """Draw the page of a study into a file.
+
+    Raises:
+        GliomaError: if a file cannot be read or the figure cannot be written.
+    """
+    return _save(page(paths, study), path)
 
 
 _animate = animation

@@ -1,0 +1,137 @@
+"""Figure of a sensitivity analysis from its file alone: one factor at a time, and elementary effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from glioma_pde.errors import GliomaError
+from glioma_pde.io.fit_file import SENSITIVITY, FitFile
+from glioma_pde.plot._style import FAINT, INK, PALETTE, SMALL, STYLE, WIDTH_MM, Sheet, letter
+
+__all__ = ["plot_sensitivity", "sensitivity"]
+
+_LOW, _HIGH, _ROW_MM = PALETTE[0], PALETTE[1], 6.4
+
+
+def plot_sensitivity(path: str | Path, out_dir: str | Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Draw ``sensitivity`` from a file that `glioma-pde sensitivity` wrote.
+
+    Raises:
+        GliomaError: if the file cannot be read or the folder cannot be written.
+    """
+    with rc_context(STYLE):
+        figure = sensitivity(FitFile(path, SENSITIVITY))
+        written = []
+        for kind in formats:
+            target = Path(out_dir) / f"sensitivity.{kind}"
+            try:
+                figure.savefig(target)
+            except (OSError, ValueError) as error:
+                raise GliomaError(f"{target}: the figure cannot be written ({error}).") from error
+            written.append(target)
+    return written
+
+
+def sensitivity(file: FitFile) -> Figure:
+    """Tornado of the outcome, μ* and σ of its elementary effects, and what is left where favourable parameters are not."""
+    table, a = file["factors"], file.attributes
+    order = np.argsort(-table["mu_star"])
+    count = len(order)
+    change = str(a["form"]) == "change"
+    scale = 100.0 if change else 1.0
+    unit = " [%]" if change else ""
+    against = f" against {a['against']}" if a["against"] else ""
+    subject = f"{str(a['quantity']).replace('_', ' ')}, {a['arm']}{against}, day {float(a['day']):g}"
+    footer = "a: one parameter at a time at the ends of its range, the others as in the file (line); ▲ marks the favourable end, "
+    footer += "◇ the default of the parameter table. b: mean size μ* of the elementary effects over the whole range and their "
+    footer += f"standard deviation σ (Morris 1991, Campolongo et al. 2007), {file['morris']['outcomes'].shape[0]} trajectories; "
+    footer += "bars: standard error. c: outcomes at all points of the trajectories."
+    body = 30.0 + _ROW_MM * count + 52.0
+    sheet = Sheet(WIDTH_MM, body, str(a["title"]), "; ".join(t for t in (str(a["label"]), subject) if t), footer)
+    top = sheet.top_mm - 8.0
+    height = _ROW_MM * count
+    _tornado(sheet.axes(52.0, top - height, 62.0, height), table, order, float(a["base"]) * scale, scale, unit)
+    _sizes(sheet.axes(122.0, top - height, 54.0, height), table, order, scale, unit)
+    top -= height + 22.0
+    _spread(sheet.axes(52.0, top - 36.0, 124.0, 36.0), file, scale, unit)
+    return sheet.figure
+
+
+def _label(table: dict[str, np.ndarray], k: int) -> str:
+    name = str(table["name"][k])
+    section, _, leaf = name.partition(".")
+    for suffix in ("_mm2_per_day", "_mm_per_day", "_per_day", "_mol_per_cell", "_uM", "_h", "_l_per_kg"):
+        leaf = leaf.removesuffix(suffix)
+    leaf = leaf.replace("kill.", "").replace("taxis.", "").replace("_", " ")
+    return f"{section} {leaf}, {table['symbol'][k]}"
+
+
+def _tornado(axes: Axes, table: dict[str, np.ndarray], order: np.ndarray, base: float, scale: float, unit: str) -> None:
+    for row, k in enumerate(order):
+        for end, colour in (("low", _LOW), ("high", _HIGH)):
+            value = scale * float(table[f"at_{end}"][k])
+            axes.barh(row, value - base, left=base, height=0.62, color=colour, alpha=0.85)
+            mark = " ▲" if table["favourable"][k] == end else ""
+            right = value >= base
+            text = f"{float(table[end][k]):.2g}"
+            axes.annotate(
+                f"{text}{mark}", (value, row), xytext=(2.5 if right else -2.5, 0), textcoords="offset points",
+                va="center", ha="left" if right else "right", fontsize=SMALL - 1.5, color=FAINT,
+            )  # fmt: skip
+        if np.isfinite(table["at_default"][k]):
+            axes.plot(scale * table["at_default"][k], row, "D", color=INK, markersize=3.2, markerfacecolor="white")
+    axes.axvline(base, color=INK, linewidth=0.8)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low - 0.16 * (high - low), high + 0.16 * (high - low))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_yticks(range(len(order)), [_label(table, int(k)) for k in order], fontsize=SMALL - 0.7)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlabel(f"outcome{unit}")
+    letter(axes, 0, "One at a time")
+    handles = [
+        Line2D([], [], color=c, linewidth=4, label=t) for c, t in ((_LOW, "at its low end"), (_HIGH, "high end"))
+    ]
+    axes.legend(handles=handles, loc="lower right", fontsize=SMALL - 1, handlelength=1.0)
+
+
+def _sizes(axes: Axes, table: dict[str, np.ndarray], order: np.ndarray, scale: float, unit: str) -> None:
+    rows = np.arange(len(order))
+    size, spread, error = (scale * table[n][order] for n in ("mu_star", "sigma", "error"))
+    axes.barh(rows, size, height=0.62, color="#bdbdbd", xerr=error, error_kw={"linewidth": 0.8, "ecolor": INK})
+    axes.plot(spread, rows, "o", color=PALETTE[2], markersize=3.6)
+    axes.set_yticks([])
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlim(left=0.0)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel(f"μ* (bars), σ (points){unit}")
+    letter(axes, 1, "Elementary effects")
+
+
+def _spread(axes: Axes, file: FitFile, scale: float, unit: str) -> None:
+    values = scale * file["morris"]["outcomes"].ravel()
+    axes.hist(values, bins=40, color="#cfcfcf", edgecolor="white", linewidth=0.3)
+    top = axes.get_ylim()[1]
+    marks = (
+        ("base", "file", INK),
+        ("all_usual", "favourable at defaults", _LOW),
+        ("all_unfavourable", "and at the other ends", _HIGH),
+    )
+    for k, (name, text, colour) in enumerate(marks):
+        value = scale * float(file.attributes[name])
+        axes.axvline(value, color=colour, linewidth=1.2)
+        axes.annotate(
+            f"{text}: {value:.3g}", (value, top * (0.97 - 0.13 * k)), xytext=(3, 0), textcoords="offset points", va="top",
+            color=colour, fontsize=SMALL - 0.5,
+        )  # fmt: skip
+    axes.set_xlabel(f"outcome{unit}")
+    axes.set_ylabel("points")
+    letter(axes, 2, "All points of the trajectories")
