@@ -149,10 +149,13 @@ def displacement(grid: Grid, s: Array, points_mm: Array, given: Array) -> Array:
     Args:
         s: carrier density, with some carriers in it. points_mm: ``(n, ndim)``. given: ``(n,)``, one of them at least.
     """
-    nearest = jnp.full(grid.shape, jnp.inf, s.dtype)
-    for k in range(points_mm.shape[0]):
-        square = grid.square_distance_mm2(points_mm[k].astype(s.dtype))
-        nearest = jnp.where(given[k], jnp.minimum(nearest, square), nearest)
+
+    def nearer(nearest, site):
+        point, there = site
+        square = grid.square_distance_mm2(point)
+        return jnp.where(there, jnp.minimum(nearest, square), nearest), None
+
+    nearest, _ = lax.scan(nearer, jnp.full(grid.shape, jnp.inf, s.dtype), (points_mm.astype(s.dtype), given))
     return jnp.sqrt(grid.integrate(s * nearest) / grid.integrate(s))
 
 
