@@ -132,11 +132,15 @@ def test_a_warm_start_saves_sweeps_and_the_solution_itself_takes_none(counted):
     assert counted(D, sink, after, start)[1] <= cold - 8
     again, none = counted(D, sink, before, start)
     assert none == 0
-    assert np.array_equal(again, start)
+    np.testing.assert_allclose(again, start, rtol=1e-6)
+    # what has grown or faded everywhere alike is foreseen
+    grown, count = counted(D, sink, 1.7 * before, start)
+    assert count == 0
+    np.testing.assert_allclose(grown, 1.7 * np.asarray(start), rtol=1e-6)
     # a guess far from the source is no help, and no hindrance
-    same, count = counted(D, sink, before, 100.0 * start)
-    assert count == cold
-    assert np.array_equal(same, start)
+    same, count = counted(D, sink, before, 100.0 * disc((14.0, 0.0), 2.0))
+    assert cold - 4 <= count <= cold
+    np.testing.assert_allclose(same, start, atol=2e-6 * float(start.max()))
 
 
 def test_solutions_are_positive_to_the_tolerance_from_any_guess():

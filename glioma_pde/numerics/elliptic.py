@@ -116,8 +116,12 @@ def _iterate(
     tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array, negligible: Array
 ) -> Array:
     inverse = materialise(1.0 / (sink + coupling.rows))
-    residual = materialise(source - coupling.apply(sink, guess))
     tiny = jnp.finfo(source.dtype).tiny
+    image = materialise(coupling.apply(sink, guess))
+    # The best multiple of the guess: what grows or fades everywhere at one rate is foreseen by it.
+    multiple = jnp.sum(source * image * inverse) / jnp.maximum(jnp.sum(image * image * inverse), tiny)
+    guess = multiple * guess
+    residual = source - multiple * image
     wanted = jnp.sum(source * source * inverse)
     lacking = jnp.sqrt(jnp.sum(residual * residual * inverse) / jnp.maximum(wanted, tiny))
     # A wide source hides a narrow residual in the Euclidean norm: the highest cells have their say too.
