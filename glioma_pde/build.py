@@ -24,7 +24,7 @@ from .config.base import Section
 from .config.sections import MOST_STEPS, SECTIONS
 from .control import SERIES
 from .delivery import NARROWEST, CarrierDoses, Schedule, gaussian
-from .errors import ConfigError
+from .errors import ConfigError, GliomaError
 from .grid import Grid
 from .io.atlas import mni152
 from .io.nifti import read_image, tissue_from_nifti
@@ -171,7 +171,10 @@ def make_tissue(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.nda
             spacing_mm=t.spacing_mm, scale=t.scale, dtype=dtype,
         )  # fmt: skip
         if t.ventricle_seeds_mm:
-            whole = whole.with_ventricles(*t.ventricle_seeds_mm)
+            try:
+                whole = whole.with_ventricles(*t.ventricle_seeds_mm)
+            except GliomaError as error:
+                raise ConfigError([f"tissue.ventricle_seeds_mm: {error}"], config.title) from None
     image = np.asarray(whole.white if whole.background is None else whole.background, np.float32)
     scaled = np.round(255 * image / max(float(image.max()), 1e-30)).astype(np.uint8)
     background = (scaled, whole.grid.matrix)

@@ -276,6 +276,8 @@ class Tissue(eqx.Module):
         region = np.zeros_like(fluid)
         for seed in seeds_mm:
             cell = tuple(np.rint(self.grid.index_of(seed)).astype(int).tolist())
+            if not (all(0 <= i < n for i, n in zip(cell, self.grid.shape, strict=True)) and fluid[cell]):
+                raise GliomaError(f"{list(seed)} mm is not in CSF; a seed is a point inside the ventricles.")
             region |= connected_component(fluid, cell)
         return eqx.tree_at(
             lambda t: (t.ventricle, t.ventricle_wall),

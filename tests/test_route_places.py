@@ -55,21 +55,21 @@ cells = 1e7
 route = "intra_arterial"
 days = [1.0]
 cells = 1e6
-""" + STILL.replace("CENTRE", "6.0, 3.0")
+""" + STILL.replace("CENTRE", "16.0, 3.0")
 
 
 def test_cells_from_the_blood_arrive_where_the_vessels_of_a_configuration_leak(tmp_path):
     run(build(loads(VESSELS).arms[0]), tmp_path / "a.h5")
     with RunFile(tmp_path / "a.h5") as file:
-        u, carriers = file.field("tumour", index=0), file.field("carriers", index=-1)
+        # fields are stored in single precision
+        u, carriers = (np.asarray(file.field(n, index=k), float) for n, k in (("tumour", 0), ("carriers", -1)))
         closing = 0.5 * u**4 / (0.6**4 + u**4)
         leaky = u**2 / (0.3**2 + u**2) * 0.1 / (closing + 0.1)
-        np.testing.assert_allclose(file.field("vessel_leakiness", index=-1), leaky, rtol=1e-12, atol=0)
+        np.testing.assert_allclose(file.field("vessel_leakiness", index=-1), leaky, rtol=1e-5, atol=1e-12)
         # the fractions of the routes, as they are by default
         delivered = 0.01 * 1e7 + 0.30 * 1e6
-        np.testing.assert_allclose(carriers, delivered / 1e5 * leaky / (leaky.sum() * 4.0), rtol=1e-12, atol=1e-18)
-        assert file.observable("carriers_delivered_cells")[-1] == pytest.approx(delivered, rel=1e-12)
-        assert file.ledger("carrier_unplaced")[-1] == pytest.approx(0.0, abs=1e-12)
+        np.testing.assert_allclose(carriers, delivered / 1e5 * leaky / (leaky.sum() * 4.0), rtol=1e-5, atol=1e-12)
+        assert file.observable("carriers_delivered_cells")[-1] == pytest.approx(delivered, rel=1e-9)
         # as many as the leakiness says are where the tumour is
         inside = u > 0.1
         assert carriers[inside].sum() > 10.0 * carriers[~inside].sum()
@@ -146,7 +146,7 @@ def test_doses_go_to_the_cavity_and_the_ventricle_of_images(folder):
     with RunFile(path / "a.h5") as file:
         days = list(file.days)
         first, both = (file.field("carriers", index=days.index(d)) for d in (1.0, 2.0))
-        assert file.observable("carriers_delivered_cells")[-1] == pytest.approx(0.61e6 + 0.1e6, rel=1e-12)
+        assert file.observable("carriers_delivered_cells")[-1] == pytest.approx(0.61e6 + 0.1e6, rel=1e-9)
         whole = np.zeros((2, *SHAPE))
         start = experiment.model.tissue.window_start
         place = tuple(slice(a, a + n) for a, n in zip(start, experiment.model.tissue.grid.shape, strict=True))
@@ -154,8 +154,9 @@ def test_doses_go_to_the_cavity_and_the_ventricle_of_images(folder):
             place = (slice(None),) * 3
         whole[0][place], whole[1][place] = first, both - first
         volume = SPACING**3
+    # images keep their affine in single precision
     cavity = layer(maps["cavity"] > 0, brain, 2.0)
-    np.testing.assert_allclose(whole[0] * volume * 1e5, 0.61e6 * cavity, rtol=1e-10, atol=1e-6)
+    np.testing.assert_allclose(whole[0] * volume * 1e5, 0.61e6 * cavity, rtol=1e-6, atol=1e-3)
     # the lake that holds the seed is the ventricle, the other one is not
     lakes, count = label(maps["csf"] > 0)
     assert count == 2
@@ -168,7 +169,7 @@ def test_doses_go_to_the_cavity_and_the_ventricle_of_images(folder):
             wall |= np.roll(ventricle, by, axis)
     wall &= brain
     np.testing.assert_allclose(
-        whole[1] * volume * 1e5, 0.1e6 * layer(wall, brain, 2.0, first=SPACING), rtol=1e-10, atol=1e-6
+        whole[1] * volume * 1e5, 0.1e6 * layer(wall, brain, 2.0, first=SPACING), rtol=1e-6, atol=1e-3
     )
     # and the file has what it takes to do it again
     run(experiment_from_file(path / "a.h5"), path / "b.h5")
@@ -179,8 +180,8 @@ def test_doses_go_to_the_cavity_and_the_ventricle_of_images(folder):
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("[[-6.0, 0.0, 0.0]]", "[[6.0, 0.0, 0.0]]", "CSF"),
-        ("[[-6.0, 0.0, 0.0]]", "[[60.0, 0.0, 0.0]]", "60"),
+        ("[[-6.0, 0.0, 0.0]]", "[[6.0, 0.0, 0.0]]", "tissue.ventricle_seeds_mm: [6.0, 0.0, 0.0] mm is not in CSF"),
+        ("[[-6.0, 0.0, 0.0]]", "[[60.0, 0.0, 0.0]]", "tissue.ventricle_seeds_mm: [60.0, 0.0, 0.0] mm is not in CSF"),
         ('cavity = "cavity.nii.gz"', 'cavity = "small.nii.gz"', "small.nii.gz"),
         ('cavity = "cavity.nii.gz"', 'cavity = "nowhere.nii.gz"', "nowhere.nii.gz"),
     ],
