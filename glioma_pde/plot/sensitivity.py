@@ -84,7 +84,7 @@ def _tornado(axes: Axes, table: dict[str, np.ndarray], order: np.ndarray, base: 
             value = scale * float(table[f"at_{end}"][k])
             axes.barh(row, value - base, left=base, height=0.62, color=colour, alpha=0.85)
             mark = " ▲" if table["favourable"][k] == end else ""
-            if np.isclose(float(table[end][k]), float(table["base"][k]), rtol=1e-6):
+            if np.isclose(float(table[end][k]), float(table["base"][k]), rtol=1e-6, atol=0.0):
                 continue  # the file has it at this end
             right = value > base or (value == base and end == "high")
             axes.annotate(
@@ -131,7 +131,7 @@ def _spread(axes: Axes, file: FitFile, scale: float, unit: str) -> None:
     told: list[float] = []
     for name, text, colour in marks:
         value = scale * float(file.attributes[name])
-        if any(np.isclose(value, other) for other in told):
+        if any(np.isclose(value, other, rtol=5e-3) for other in told):
             continue
         left = value > 0.5 * (low + high)
         axes.axvline(value, color=colour, linewidth=1.2)
