@@ -1,6 +1,6 @@
 """The command line: run · resume · fit · study · sensitivity · plot · compare · check · info · export.
 
-Exit codes: see `EXIT_CODES`.
+Exit codes: see `arguments.EXIT_CODES`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, config, signals
+from . import config, signals
+from .arguments import parser
 from .config.size import estimate
 from .errors import ConfigError, GliomaError, one_line
 from .io._files import in_units, require_room
@@ -21,19 +22,10 @@ from .io._files import in_units, require_room
 if TYPE_CHECKING:
     from .run import Result
 
-EXIT_CODES = """exit codes:
-  0    done
-  1    failed: one sentence on standard error says why; what was written before is kept
-  2    wrong configuration or command line; nothing was written
-  130  interrupted by Ctrl-C (SIGINT)
-  143  ended by SIGTERM
-After 130 and 143 the run is saved as it stood; the message gives the command that resumes it.
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``glioma-pde``; returns the exit code."""
-    args = _parser().parse_args(argv)
+    args = parser(ACTIONS).parse_args(argv)
     formatted, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         with signals.ending():
@@ -73,88 +65,6 @@ def _warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     return f"glioma-pde: warning: {one_line(str(message))}\n"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="glioma-pde",
-        description="Brain tumours under stem-cell therapy: simulate, look, compare.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"glioma_pde {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="simulate every arm of a configuration (or repeat a run file)")
-    run.add_argument("config", help="CONFIG.toml, or FILE.h5 to repeat that run")
-    run.add_argument("--out", help="folder for the results (default: results/<name of the configuration>)")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets", help="override a value"
-    )
-    run.add_argument("--arm", action="append", default=[], help="run this arm only (repeatable)")
-    run.add_argument("--no-figures", action="store_true", help="write HDF5 files only")
-    run.set_defaults(action=_run)
-
-    resume = commands.add_parser("resume", help="go on with an interrupted run")
-    resume.add_argument("file", help="the run's FILE.h5 (its .checkpoint lies beside it)")
-    resume.set_defaults(action=_resume)
-
-    fit = commands.add_parser("fit", help="find parameters from measurements, with their uncertainty")
-    fit.add_argument("config", help="CONFIG.toml with the sections [fit], [observables], [parameters]")
-    fit.add_argument("--out", help="folder for fit.h5 and figures (default: results/<name of the configuration>)")
-    fit.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
-    fit.add_argument("--no-figures", action="store_true", help="write fit.h5 only")
-    fit.set_defaults(action=_fit)
-
-    study = commands.add_parser(
-        "study", help="run published studies: one page of figures each, and a table of ours against theirs"
-    )
-    study.add_argument("configs", nargs="+", help="CONFIG.toml with the section [study], or folders of such files")
-    study.add_argument("--out", default="results/studies", help="folder for the results (default: results/studies)")
-    study.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
-    study.add_argument("--keep", action="store_true", help="do not run arms again whose finished files are there")
-    study.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
-    study.set_defaults(action=_study)
-
-    sensitivity = commands.add_parser("sensitivity", help="what an outcome owes to which parameter")
-    sensitivity.add_argument("config", help="CONFIG.toml with the section [sensitivity]")
-    sensitivity.add_argument("--out", help="folder for the results (default: results/<name of the configuration>)")
-    sensitivity.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
-    sensitivity.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
-    sensitivity.set_defaults(action=_sensitivity)
-
-    plot = commands.add_parser("plot", help="figures from run files alone")
-    plot.add_argument("files", nargs="+", help="one or more FILE.h5, compared in the same figures")
-    plot.add_argument("--out", help="folder for the figures (default: beside the first file)")
-    plot.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
-    plot.add_argument("--no-animation", action="store_true")
-    plot.set_defaults(action=_plot)
-
-    compare = commands.add_parser("compare", help="outcomes of any number of runs: table, CSV and figure")
-    compare.add_argument("files", nargs="+", help="FILE.h5 of finished runs; the first one is the reference")
-    compare.add_argument("--out", help="folder for compare.csv and compare.png (default: beside the first file)")
-    compare.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
-    compare.set_defaults(action=_compare)
-
-    check = commands.add_parser("check", help="check a configuration without running it")
-    check.add_argument("config")
-    check.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
-    check.set_defaults(action=_check)
-
-    info = commands.add_parser("info", help="what a run file holds; without a file, the installation")
-    info.add_argument("file", nargs="?")
-    info.set_defaults(action=_info)
-
-    export = commands.add_parser(
-        "export", help="a field of a run file as NIfTI in the patient's space, or XDMF for ParaView"
-    )
-    export.add_argument("file")
-    export.add_argument("--xdmf", action="store_true", help="write the XDMF sidecar")
-    export.add_argument("--field", default="tumour")
-    export.add_argument("--day", type=float, help="day of the frame (default: the last one)")
-    export.add_argument("--nifti", metavar="OUT.nii.gz", help="write this NIfTI file")
-    export.set_defaults(action=_export)
-    return parser
 
 
 # -- commands -------------------------------------------------------------------------------------
@@ -416,6 +326,19 @@ def _export(args: argparse.Namespace) -> int:
         print(args.nifti)
     return 0
 
+
+ACTIONS = {
+    "run": _run,
+    "resume": _resume,
+    "fit": _fit,
+    "study": _study,
+    "sensitivity": _sensitivity,
+    "plot": _plot,
+    "compare": _compare,
+    "check": _check,
+    "info": _info,
+    "export": _export,
+}
 
 # -- pieces ---------------------------------------------------------------------------------------
 

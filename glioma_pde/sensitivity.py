@@ -40,7 +40,8 @@ class Sensitivities:
     Attributes:
         base: the outcome with the parameters of the file. base_values: these parameters, ``(k,)``.
         ends: the outcome with one factor at its low and high end, ``(k, 2)``.
-        usual: with each favourable factor alone at the default of the parameter table, NaN for the others, ``(k,)``.
+        usual: with each favourable factor alone at the default of the parameter table, as far as its range reaches, NaN
+            for the others, ``(k,)``.
         all_usual, all_unfavourable: with all favourable factors at these defaults, or at the other ends of their ranges.
         points, outcomes: of the trajectories, ``(r, k + 1, k)`` in the unit cube and ``(r, k + 1)``.
     """
@@ -200,7 +201,7 @@ def analyse(study: Study, report: Report = lambda what, share: None) -> Sensitiv
     outcome = Outcome(study)
     factors, k = outcome.factors, len(outcome.factors)
     ranges = np.array([f.range() for f in factors])
-    usual = np.array([PARAMETERS[f.parameter].default for f in factors])
+    usual = np.clip([PARAMETERS[f.parameter].default for f in factors], ranges[:, 0], ranges[:, 1])
     favourable = np.array([f.favourable is not None for f in factors])
     worst = np.array([r[1] if f.favourable == "low" else r[0] for f, r in zip(factors, ranges, strict=True)])
     rows = [outcome.base]
@@ -283,7 +284,7 @@ def save(s: Sensitivities, out: Path) -> list[Path]:
         "title": s.study.title, "config_toml": s.study.text, "base": s.base, "all_usual": s.all_usual,
         "all_unfavourable": s.all_unfavourable, "quantity": m.quantity, "form": m.kind_of, "arm": m.arm,
         "against": m.against or "", "day": float(m.day or 0.0), "step_days": s.step_days,
-        "label": s.study.arms[0].label, "versions": versions(), "git_revision": git_revision(),
+        "label": next(a.label for a in s.study.arms if a.arm == m.arm), "versions": versions(), "git_revision": git_revision(),
     }  # fmt: skip
     groups = {"factors": factors, "morris": {"points": s.points, "outcomes": s.outcomes}}
     file = write_fit(out / "sensitivity.h5", groups, attributes, kind=SENSITIVITY)

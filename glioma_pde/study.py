@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .config.study import Comparison, Measure, Published
 
 IN, OUT, UNKNOWN = "in range", "out of range", "not evaluable"
-_KINDS = {"order_of_magnitude": "order of magnitude", "at_least": "at least", "at_most": "at most"}
+_KINDS = {"at_least": "at least", "at_most": "at most"}
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _compare(study: str, row: Published, runs: dict[str, Any]) -> Compared:
         ends = ", ".join(shown(blank, v).removesuffix(row.unit).strip() for v in (low, high))
         text = f"{shown(blank, row.value)} [{ends}]"
     elif row.kind == "order_of_magnitude":
-        text = f"{shown(blank, row.value)}, {_KINDS[row.kind]}"
+        text = f"{shown(blank, row.value)} ×/÷ √10"
     else:
         text = f"{_KINDS[row.kind]} {shown(blank, row.value)}"
     return Compared(**{**vars(blank), "text": text})

@@ -61,6 +61,7 @@ LAYERS = [
     {"signals"},
     {"session"},
     {"study_command"},
+    {"arguments"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip

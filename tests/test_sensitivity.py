@@ -97,14 +97,14 @@ def test_the_command_finds_that_growth_alone_matters(tmp_path, capsys):
     assert "tumour.proliferation_per_day" in said
     with (tmp_path / "sensitivity.csv").open(encoding="utf-8") as file:
         rho, diffusivity = csv.DictReader(file)
-    assert float(rho["at_low"]) == pytest.approx(1e6 * math.exp(0.04), rel=1e-5)
-    assert float(rho["at_high"]) == pytest.approx(1e6 * math.exp(0.4), rel=1e-5)
-    assert float(rho["at_default"]) == pytest.approx(1e6 * math.exp(0.1), rel=1e-5)
+    assert float(rho["at_low"]) == pytest.approx(1e6 * math.exp(0.04), rel=1e-4)
+    assert float(rho["at_high"]) == pytest.approx(1e6 * math.exp(0.4), rel=1e-4)
+    assert float(rho["at_default"]) == pytest.approx(1e6 * math.exp(0.1), rel=1e-4)
     assert float(diffusivity["mu_star"]) < 1e-6 * float(rho["mu_star"])
     assert (tmp_path / "sensitivity.png").stat().st_size > 10000
     file = FitFile(tmp_path / "sensitivity.h5", SENSITIVITY)
     assert file["morris"]["points"].shape == (6, 3, 2)
-    assert float(file.attributes["all_unfavourable"]) == pytest.approx(1e6 * math.exp(0.4), rel=1e-5)
+    assert float(file.attributes["all_unfavourable"]) == pytest.approx(1e6 * math.exp(0.4), rel=1e-4)
     (tmp_path / "again").mkdir()
     assert main(["plot", str(tmp_path / "sensitivity.h5"), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "sensitivity.png").exists()

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from glioma_pde.plot._curves import burden_levels, log_axis
 from glioma_pde.plot._data import Arm, Source, opened
@@ -58,7 +58,7 @@ def page(sources: Sequence[Source], study: Studied) -> Figure:
         longest = max(len(str(line.get_label())) for line in key) * 1.25 + 12.0
         columns = max(1, min(len(key), int((WIDTH_MM - 6.0) // longest)))
         key_rows = math.ceil(len(key) / columns)
-        body = 4.2 * key_rows + 8.0 + _PANEL_MM + 14.0 + rows_mm + choices_mm + words_mm
+        body = 4.2 * key_rows + 8.0 + _PANEL_MM + 16.0 + rows_mm + choices_mm + words_mm
         footer = "Grey bars: published value (line) and the range that counts as agreement; points: this model, "
         footer += "green inside the range, red outside, open where fitted. "
         footer += "▲ favourable, ● middle, ▼ unfavourable for the treatment; * outside the range of the literature."
@@ -78,7 +78,7 @@ def page(sources: Sequence[Source], study: Studied) -> Figure:
             axes = sheet.axes(_LABEL_MM + 3.0, top - height - 3.0, 60.0, height)
             _rows(axes, group, "Published and ours" if k == 0 else "")
             top -= height + 13.0
-        top = _table(sheet, top, choices)
+        top = _table(sheet, top - 2.0, choices)
         for head, text in words:
             sheet.text(3.0, top, head, weight="bold", va="top")
             sheet.text(22.0, top, text, va="top", linespacing=1.3)
@@ -97,7 +97,11 @@ def _courses(axes: Axes, arms: Sequence[Arm]) -> None:
         axes.plot(arm.observable_days, np.maximum(burden, 1e-3), color=colour)
         high = max(high, float(burden.max()))
         low = min(low, float(burden[burden > 0].min(initial=high)))
-    log_axis(axes, max(low, 1e-6 * high) / 1.4, high * 2.0)
+    low = max(low, 1e-6 * high)
+    log_axis(axes, low / 1.4, high * 2.0)
+    if high < 50.0 * low:  # hardly a power of ten in between
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(lambda value, position: scientific(value, 0))
     for text, level in burden_levels(arms):
         if low < level < 3 * high:
             axes.axhline(level, color=INK, linewidth=0.6, linestyle=(0, (1, 1.5)))
@@ -119,7 +123,10 @@ def _exposure(axes: Axes, arms: Sequence[Arm], name: str | None) -> None:
     quantity = drawn[0][0].run.observables[name]
     for arm, colour in drawn:
         axes.plot(arm.observable_days, arm.needed(name), color=colour)
-    axes.set_xlim(0.0, max(arm.observable_days[-1] for arm, _ in drawn))
+    acting = [arm.observable_days[arm.needed(name) > 1e-3 * arm.needed(name).max()] for arm, _ in drawn]
+    last = max(arm.observable_days[-1] for arm, _ in drawn)
+    shown_to = max((float(days[-1]) for days in acting if len(days)), default=last)
+    axes.set_xlim(0.0, min(last, 1.2 * shown_to))
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("time [days]")
     axes.set_ylabel("" if quantity.unit in ("1", "") else quantity.unit)
@@ -136,6 +143,9 @@ def _rows(axes: Axes, rows: Sequence[Compared], title: str) -> None:
     if log:
         axes.set_xscale("log")
         limits = min(numbers) / 2.0, max(numbers) * 2.0
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     else:
         span = (max(numbers) - min(numbers)) or abs(numbers[0]) or 1.0
         limits = factor * (min(numbers) - 0.12 * span), factor * (max(numbers) + 0.12 * span)
@@ -195,7 +205,7 @@ def _table(sheet: Sheet, top: float, choices: Sequence[tuple[str, str, str, str]
     top -= 5.5
     small: Any = {"va": "top", "fontsize": SMALL - 0.6, "linespacing": 1.25}
     for name, value, how, why in choices:
-        for x_mm, text in ((3.0, name), (58.0, value), (84.0, how), (104.0, why)):
+        for x_mm, text in ((3.0, name), (54.0, value), (84.0, how), (105.0, why)):
             sheet.text(x_mm, top, text, **small)
         top -= _height(name, why)
     return top - 3.5

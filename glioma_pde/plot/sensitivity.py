@@ -74,23 +74,28 @@ def _label(table: dict[str, np.ndarray], k: int) -> str:
     return f"{section} {leaf}, {table['symbol'][k]}"
 
 
+def _short(value: float) -> str:
+    return f"{value:.0f}" if 100.0 <= value < 1e5 else f"{value:.2g}"
+
+
 def _tornado(axes: Axes, table: dict[str, np.ndarray], order: np.ndarray, base: float, scale: float, unit: str) -> None:
     for row, k in enumerate(order):
         for end, colour in (("low", _LOW), ("high", _HIGH)):
             value = scale * float(table[f"at_{end}"][k])
             axes.barh(row, value - base, left=base, height=0.62, color=colour, alpha=0.85)
             mark = " ▲" if table["favourable"][k] == end else ""
-            right = value >= base
-            text = f"{float(table[end][k]):.2g}"
+            if np.isclose(float(table[end][k]), float(table["base"][k]), rtol=1e-6, atol=0.0):
+                continue  # the file has it at this end
+            right = value > base or (value == base and end == "high")
             axes.annotate(
-                f"{text}{mark}", (value, row), xytext=(2.5 if right else -2.5, 0), textcoords="offset points",
-                va="center", ha="left" if right else "right", fontsize=SMALL - 1.5, color=FAINT,
+                f"{_short(float(table[end][k]))}{mark}", (value, row), xytext=(2.5 if right else -2.5, 0),
+                textcoords="offset points", va="center", ha="left" if right else "right", fontsize=SMALL - 1.5, color=FAINT,
             )  # fmt: skip
         if np.isfinite(table["at_default"][k]):
             axes.plot(scale * table["at_default"][k], row, "D", color=INK, markersize=3.2, markerfacecolor="white")
     axes.axvline(base, color=INK, linewidth=0.8)
     low, high = axes.get_xlim()
-    axes.set_xlim(low - 0.16 * (high - low), high + 0.16 * (high - low))
+    axes.set_xlim(low - 0.28 * (high - low), high + 0.2 * (high - low))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_yticks(range(len(order)), [_label(table, int(k)) for k in order], fontsize=SMALL - 0.7)
     axes.tick_params(axis="y", length=0)
@@ -120,18 +125,22 @@ def _spread(axes: Axes, file: FitFile, scale: float, unit: str) -> None:
     values = scale * file["morris"]["outcomes"].ravel()
     axes.hist(values, bins=40, color="#cfcfcf", edgecolor="white", linewidth=0.3)
     top = axes.get_ylim()[1]
-    marks = (
-        ("base", "file", INK),
-        ("all_usual", "favourable at defaults", _LOW),
-        ("all_unfavourable", "and at the other ends", _HIGH),
-    )
-    for k, (name, text, colour) in enumerate(marks):
+    low, high = axes.get_xlim()
+    marks = [("base", "file", INK), ("all_usual", "favourable ones at their defaults", _LOW)]
+    marks.append(("all_unfavourable", "and at their other ends", _HIGH))
+    told: list[float] = []
+    for name, text, colour in marks:
         value = scale * float(file.attributes[name])
+        if any(np.isclose(value, other, rtol=5e-3) for other in told):
+            continue
+        left = value > 0.5 * (low + high)
         axes.axvline(value, color=colour, linewidth=1.2)
         axes.annotate(
-            f"{text}: {value:.3g}", (value, top * (0.97 - 0.13 * k)), xytext=(3, 0), textcoords="offset points", va="top",
-            color=colour, fontsize=SMALL - 0.5,
+            f"{text}: {value:.3g}{unit.strip(' []')}", (value, top * (0.98 - 0.12 * len(told))),
+            xytext=(-3 if left else 3, 0), textcoords="offset points", va="top", ha="right" if left else "left",
+            color=colour, fontsize=SMALL - 0.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )  # fmt: skip
+        told.append(value)
     axes.set_xlabel(f"outcome{unit}")
     axes.set_ylabel("points")
     letter(axes, 2, "All points of the trajectories")
