@@ -36,7 +36,9 @@ class Advice:
 
     def lines(self) -> list[str]:
         """For the table that is printed."""
-        out = [f"{self.prediction}: {self.value:.4g} ± {self.sd:.2g}; one further measurement would leave of this width"]
+        out = [
+            f"{self.prediction}: {self.value:.4g} ± {self.sd:.2g}; one further measurement would leave of this width"
+        ]
         for a, o, d, v in list(zip(self.arm, self.observable, self.day, self.left, strict=True))[:_SHOWN]:
             out.append(f"  {100 * v:.0f} %  {o} in {a} on day {d:g}")
         return out

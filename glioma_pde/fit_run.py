@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .calibrate.optimise import Fit, fit
-from .calibrate.population import Population, PopulationFit, fit_population
-from .calibrate.predict import Ensemble, predict, predict_population
+from .calibrate.population import Population, PopulationFit, fit_population, search_population
+from .calibrate.predict import Ensemble, predict_conditions, predict_population
 from .calibrate.problem import Problem
 from .calibrate.score import Score, score
 from .calibrate.uncertainty import (
@@ -41,7 +42,7 @@ class LawResult:
     Attributes:
         law: its name. setup: what was fitted.
         names, log, s, covariance: of all fitted numbers, scaled.
-        starts: of the multistart; for a population that of all subjects pooled, less what is held out. notes: what it
+        starts: of the multistart; for a population without what is held out. notes: what it
             reports.
         late, mice: scores of held-out times and subjects, fitted without them.
         days, band: curves of every subject, ``(S, T)`` and three times ``(S, T, n)``.
@@ -94,14 +95,19 @@ def run_fit(setups: Mapping[str, Setup], report: Report | None = None) -> list[L
     Raises:
         GliomaError: if no start of a model leads anywhere.
     """
-    report = report or (lambda what, share: None)
-    out = []
-    for k, (name, setup) in enumerate(setups.items()):
+    shares = dict.fromkeys(setups, 0.0)
 
-        def part(what: str, share: float, k=k, name=name) -> None:
-            report(f"{name}: {what}" if len(setups) > 1 else what, (k + share) / len(setups))
+    def one(name: str) -> LawResult:
+        def part(what: str, share: float) -> None:
+            shares[name] = share
+            if report is not None:
+                report(f"{name}: {what}" if len(setups) > 1 else what, sum(shares.values()) / len(shares))
 
-        out.append(_one_model(setup, name, part))
+        return _one_model(setups[name], name, part)
+
+    # compilers and small arrays leave cores idle: two models at a time
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        out = list(pool.map(one, setups))
     return sorted(out, key=lambda r: (-r.held_out_score, r.criteria.aicc))
 
 
@@ -117,7 +123,7 @@ def _one_model(setup: Setup, name: str, report: Report) -> LawResult:
     trained = _fit(setup, masked(problem, held == 0), report, 0.05, 0.45) if held.any() else None
     if hierarchical and trained is not None and trained.population is not None:
         # the fit to all data goes on from the one that is scored, never the other way round
-        found = _population(problem, trained.population.phi, report, 0.45, 0.7, trained.population.subjects.modes)
+        found = _population(problem, trained.population, report, 0.45, 0.7)
         notes = [*trained.notes[:-1], _converged(found)]
         whole = _Found(trained.starts, notes, found)
     else:
@@ -171,37 +177,34 @@ class _Found(NamedTuple):
 
 def _fit(setup: Setup, problem: Problem, report: Report, begin: float, end: float) -> _Found:
     options = setup.study.fit
+    if any(f.population for f in problem.free):
+        population = Population.of(problem)
+        progress = _progress(report, begin, end)
+        found, starts = search_population(population, options.starts, options.seed, progress=progress)
+        return _Found(starts, [starts.reached(), _converged(found)], found)
     method = None if options.method == "auto" else options.method
-    hierarchical = any(f.population for f in problem.free)
-    searched, tolerance, steps = problem, options.tolerance, options.max_steps
-    if hierarchical:
-        # only where the search for the population begins
-        searched, tolerance, steps = Population.of(problem).pooled(), max(tolerance, 1e-3), min(steps, 30)
-    starts = fit(searched, options.starts, options.seed, method, options.sampling, tolerance, steps)
+    starts = fit(problem, options.starts, options.seed, method, options.sampling, options.tolerance, options.max_steps)
     if not np.isfinite(float(starts.cost)):
         raise GliomaError(
             "No start of the fit led to finite predictions; narrow the bounds, or shorten time.step_days."
         )
-    if not hierarchical:
-        return _Found(starts, starts.report(searched), None)
-    p = len(Population.of(problem).random)
-    phi = np.concatenate([np.asarray(starts.s, float), np.full(p, np.log(0.3))])
-    found = _population(problem, phi, report, begin, end)
-    notes = [f"all subjects pooled: {starts.report(searched)[0]}", _converged(found)]
-    return _Found(starts, notes, found)
+    return _Found(starts, starts.report(problem), None)
 
 
-def _population(
-    problem: Problem, phi: np.ndarray, report: Report, begin: float, end: float, modes: np.ndarray | None = None
-) -> PopulationFit:
-    """From φ on."""
-
+def _progress(report: Report, begin: float, end: float) -> Callable[[int, float], None]:
     def progress(count: int, cost: float) -> None:
-        report(f"population, step {count}, −ln L {cost:.2f}", begin + (end - begin) * (1.0 - 0.95**count))
+        report(f"population, step {count}, −ln L {cost:.2f}", begin + (end - begin) * (1.0 - 0.98**count))
 
+    return progress
+
+
+def _population(problem: Problem, start: PopulationFit, report: Report, begin: float, end: float) -> PopulationFit:
+    """From another fit on."""
     population = Population.of(problem)
-    p = len(population.random)
-    return fit_population(population, phi[:-p], np.exp(phi[-p:]), progress=progress, start_modes=modes)
+    phi, p = start.phi, len(population.random)
+    return fit_population(
+        population, phi[:-p], np.exp(phi[-p:]), progress=_progress(report, begin, end), start_modes=start.subjects.modes
+    )
 
 
 def _converged(found: PopulationFit) -> str:
@@ -213,7 +216,7 @@ def _ensemble(setup: Setup, problem: Problem, whole: _Found, batch) -> Ensemble:
     if whole.population is not None:
         return predict_population(Population.of(problem), whole.population, batch, options.draws, options.seed)
     draws = laplace(problem, whole.starts.s).draw(problem, options.draws, options.seed)
-    return predict(problem, batch, draws, options.seed)
+    return predict_conditions(problem, batch, draws, options.seed)
 
 
 # -- held out --------------------------------------------------------------------------------------

@@ -223,9 +223,7 @@ def _unread(study: FitStudy, simulation: Simulation, noises: Sequence[Noise], ar
     return problems
 
 
-def _unwanted(
-    study: FitStudy, data: Measurements, simulation: Simulation, arms: dict[str, Arm]
-) -> list[str]:
+def _unwanted(study: FitStudy, data: Measurements, simulation: Simulation, arms: dict[str, Arm]) -> list[str]:
     """Names in [design] that mean nothing."""
     design = study.design
     if design is None:
@@ -234,12 +232,16 @@ def _unwanted(
     named += [("predict.observable", design.predict.observable, list(simulation.names))]
     named += [("observables", o, list(simulation.names)) for o in design.observables]
     named += [] if design.subject is None else [("subject", design.subject, list(data.subjects))]
-    problems = [f"design.{key}: there is no {name!r}{nearest(name, known)}" for key, name, known in named if name not in known]
+    problems = [
+        f"design.{key}: there is no {name!r}{nearest(name, known)}" for key, name, known in named if name not in known
+    ]
     last = max(arm.time.end_day for arm in study.study.arms)
     late = [d for d in (*design.on_days, design.predict.day) if d > last]
     problems += [f"design: day {d:g} lies beyond time.end_day = {last:g}" for d in late]
     if design.subject is None and design.predict.arm in arms and design.predict.arm not in set(data.arm):
-        problems.append(f"design.subject: arm {design.predict.arm!r} has no subject; name the one whose parameters count")
+        problems.append(
+            f"design.subject: arm {design.predict.arm!r} has no subject; name the one whose parameters count"
+        )
     return problems
 
 

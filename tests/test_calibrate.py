@@ -76,7 +76,7 @@ def brummer(line, every=1):
         [Free(GROWTH.name, 0.2, 6.0), Free("inverse", 0.05, 1.0), Free("sigma", 0.01, 20.0)],
         [Observation("index", Fraction(), scale="capacity")], [Noise("additive", "sigma")],
         derived={"capacity": "1 / inverse", "tumour.initial.fraction": "first * inverse"},
-        fixed={"first": float(rows[0]["cell_index"])}, step_days=1 / 24 / 16,
+        fixed={"first": float(rows[0]["cell_index"])}, step_days=1 / 24 / 32,
     )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from scipy.ndimage import gaussian_filter
 import glioma_pde
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.calibrate.images import (
-    ImageFit,
     Scan,
     fit_images,
     overlap_scores,
@@ -86,3 +85,59 @@ def test_two_early_images_predict_six_and_sixty_days():
     assert fit.values["diffusivity_white_mm2_per_day"] == pytest.approx(TRUE["D_w"], rel=0.25)
     assert fit.values["proliferation_per_day"] == pytest.approx(TRUE["rho"], rel=0.25)
     np.testing.assert_allclose([fit.values[n] for n in ("x_mm", "y_mm", "z_mm")], ORIGIN, atol=2.0)
+
+
+@pytest.mark.slow
+def test_one_time_tells_the_ratio_of_diffusion_and_growth_and_the_origin_only():
+    brain, u = truth(2.0, 36.0)
+    coarse = glioma_pde.mni152(spacing_mm=3.0).window(ORIGIN, 36.0)
+    masks = [shares_on(coarse, u[1] > t, brain.grid.matrix) for t in THRESHOLDS]
+    fit = fit_images(coarse, [Scan(DAYS[1], *masks)])
+    assert fit.values["length_mm"] ** 2 == pytest.approx(TRUE["D_w"] / TRUE["rho"], rel=0.25)
+    np.testing.assert_allclose([fit.values[n] for n in ("x_mm", "y_mm", "z_mm")], ORIGIN, atol=2.0)
+    said = "\n".join(fit.told)
+    assert "D_w/ρ and the origin only" in said and "not identifiable" in said
+    assert not {"diffusivity_white_mm2_per_day", "proliferation_per_day"} & set(fit.intervals)
+
+
+# -- the pieces ---------------------------------------------------------------------------------------
+
+
+def test_shares_of_cells_conserve_the_volume_of_a_mask_in_its_place():
+    tissue = Tissue.phantom("box", (8, 8, 8), 3.0)
+    fine = Tissue.phantom("box", (24, 24, 24), 1.0)
+    world = fine.grid.world_mm()
+    mask = (world[0] > 0.0) & (abs(world[1]) < 6) & (abs(world[2]) < 5)
+    share = shares_on(tissue, mask, fine.grid.matrix)
+    assert share.sum() * 27.0 == pytest.approx(mask.sum())
+    there = (tissue.grid.world_mm() * share).reshape(3, -1).sum(axis=1) / share.sum()
+    np.testing.assert_allclose(there, world.reshape(3, -1) @ mask.ravel() / mask.sum(), atol=1e-9)
+    # axes of an image may run backwards
+    flipped = fine.grid.matrix.copy()
+    flipped[0, 3] += 23.0 * flipped[0, 0]
+    flipped[0, 0] *= -1
+    np.testing.assert_allclose(shares_on(tissue, mask[::-1], flipped), share, atol=1e-12)
+
+
+def test_the_start_is_that_of_a_front():
+    """Contours of 1/(1 + e^{x/2λ}) that move at v."""
+    length, speed = 1.4, 0.15
+    apart = 2 * length * np.log(THRESHOLDS[0] / (1 - THRESHOLDS[0]) * (1 - THRESHOLDS[1]) / THRESHOLDS[1])
+    radii = [(t, 8.0 + speed * t, 8.0 + apart + speed * t) for t in (0.0, 20.0)]
+    velocity, found, _ = wave_start(radii, THRESHOLDS)
+    assert (velocity, found) == (pytest.approx(speed), pytest.approx(length))
+    assert wave_start(radii[:1], THRESHOLDS)[0] is None
+
+
+def test_scans_that_say_nothing_are_told_at_once():
+    tissue = Tissue.phantom("box", (4, 4, 4), 3.0)
+    empty = np.zeros((4, 4, 4))
+    with pytest.raises(GliomaError) as error:
+        fit_images(tissue, [Scan(1.0, empty, empty), Scan(1.0, np.zeros((2, 2, 2)), 3.0 + empty)])
+    said = str(error.value)
+    assert "day 1 has 2 scans" in said and "the tissue (4, 4, 4)" in said and "shares from 0 to 1" in said
+    assert "no day has both" in said
+    assert overlap_scores(np.ones(4, bool), np.array([1, 1, 0, 0], bool)) == {
+        "volume_error_percent": 100.0,
+        "dice": pytest.approx(2 / 3),
+    }

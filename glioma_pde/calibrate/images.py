@@ -21,39 +21,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from jax import Array
 
-from ..biology.tumour import Tumour
-from ..delivery import Schedule, gaussian
 from ..errors import GliomaError
-from ..model import Model
-from ..schedule import STEPS_PER_BLOCK, Plan, tabulate
-from ..solve import solve
 from ..tissue import Tissue
-from .forward import with_parameters
+from .image_model import FREEDOM, KNOWN_VELOCITY, LOGS, NAMES, PATCH_MM, Images, growth_model, levenberg, steps_for
+from .image_start import in_a_sphere, wave_start
 from .observation import FLAIR, T1GD
 
-NAMES = ("velocity_mm_per_day", "length_mm", "white_grey_ratio", "size_mm", "x_mm", "y_mm", "z_mm")
-"""v, λ, D_w/D_g, s and x₀; the first four on logarithmic scales."""
-LOGS = 4
-RAMP = 0.3
-"""w, in logit u: **assumption**; a front changes logit u by h/2λ from cell to cell."""
-PATCH_MM = 6.0
-"""Size [mm] of the patches of a contour whose errors are independent: **assumption** (raters shift whole stretches)."""
 KNOWN_RATIO = 5.0
 """D_w/D_g (Swanson, Alvord & Murray 2000), where one scan cannot tell it."""
-KNOWN_VELOCITY = 0.1
-"""v [mm/day] that stands in where one scan cannot tell it."""
-_SEED_PEAK, _TINY = 0.5, 1e-12
-_FREEDOM = 2.5
-"""Bounds are the starting values over, and times, this number; of the ratio 1 to 30, of the place ± 15 mm."""
 
 
 class Scan(NamedTuple):
@@ -82,71 +65,6 @@ def shares_on(tissue: Tissue, mask: np.ndarray, affine: np.ndarray, split: int =
         count += np.bincount(at, minlength=grid.size)
         inside += np.bincount(at, flat[good], minlength=grid.size)
     return (inside / np.maximum(count, 1)).reshape(grid.shape)
-
-
-class Images(eqx.Module):
-    """Residuals of the masks as a function of unconstrained parameters.
-
-    Attributes:
-        gaps: days since the first scan, ``(T,)``. shares: ``(T, 2, …)``, T1Gd then FLAIR. used: ``(T, 2)``.
-        thresholds: u*, ``(2,)``. low, high: bounds, scaled. known: values of parameters that are not free, by name.
-    """
-
-    model: Model
-    plan: Plan
-    gaps: Array
-    shares: Array
-    used: Array
-    thresholds: Array
-    low: Array
-    high: Array
-    known: dict[str, Array]
-    seed_mm: float = eqx.field(static=True)
-    free: tuple[str, ...] = eqx.field(static=True)
-
-    def scaled(self, z: Array) -> Array:
-        return self.low + (self.high - self.low) * jax.nn.sigmoid(z)
-
-    def unconstrained(self, s: Array) -> Array:
-        p = jnp.clip((s - self.low) / (self.high - self.low), 1e-4, 1 - 1e-4)
-        return jnp.log(p) - jnp.log1p(-p)
-
-    def natural(self, s: Array) -> dict[str, Array]:
-        """v, λ, ratio, s and x₀, and what follows: D_w, D_g, ρ, T."""
-        logs = {n for n in NAMES[:LOGS]}
-        p = {**self.known, **{n: jnp.exp(s[k]) if n in logs else s[k] for k, n in enumerate(self.free)}}
-        v, length = p["velocity_mm_per_day"], p["length_mm"]
-        d = 0.5 * v * length
-        return p | {
-            "diffusivity_white_mm2_per_day": d, "diffusivity_grey_mm2_per_day": d / p["white_grey_ratio"],
-            "proliferation_per_day": 0.5 * v / length, "age_days": p["size_mm"] / v,
-        }  # fmt: skip
-
-    def densities(self, s: Array) -> Array:
-        """u at every scan, ``(T, …)``."""
-        p = self.natural(s)
-        keys = ("diffusivity_white_mm2_per_day", "diffusivity_grey_mm2_per_day", "proliferation_per_day")
-        model = with_parameters(self.model, {f"tumour.{k}": p[k] for k in keys})
-        grid, dtype = model.tissue.grid, self.low.dtype
-        centre = jnp.stack([p[n] for n in NAMES[LOGS : LOGS + grid.ndim]])
-        seed = gaussian(grid, centre, jnp.asarray(self.seed_mm, dtype)) * model.tissue.mask.astype(dtype)
-        days = jnp.concatenate([jnp.zeros(1, dtype), p["age_days"] + self.gaps])
-        return solve(model, Schedule(), {"tumour": _SEED_PEAK * seed}, self.plan, days)["tumour"][1:]
-
-    def predicted(self, u: Array) -> Array:
-        """Shares of the masks, ``(T, 2, …)``."""
-        return jax.nn.sigmoid((_logit(u)[:, None] - _logit(self.thresholds).reshape(-1, *[1] * (u.ndim - 1))) / RAMP)
-
-    def volumes(self, s: Array) -> Array:
-        """Of both masks at every scan [mm³], ``(T, 2)``."""
-        shares = self.predicted(self.densities(s)) * self.model.tissue.mask
-        return jax.vmap(jax.vmap(self.model.tissue.grid.integrate))(shares)
-
-    def errors(self, s: Array) -> Array:
-        """Predicted less seen shares, zero where nothing was segmented, ``(T, 2, …)``."""
-        shape = (*self.used.shape, *[1] * (self.shares.ndim - 2))
-        keep = self.model.tissue.mask & self.used.reshape(shape)
-        return jnp.where(keep, self.predicted(self.densities(s)) - self.shares, 0.0)
 
 
 class ImageFit(NamedTuple):
@@ -190,15 +108,14 @@ def fit_images(
     several = len({scan.day for scan in scans}) > 1
     free = NAMES if several else tuple(n for n in NAMES if n not in ("velocity_mm_per_day", "white_grey_ratio"))
     problem, start = _problem(tissue, scans, thresholds, known_ratio, free)
-    z, found = _search(problem, problem.unconstrained(start), max_steps)
-    del found
+    z = _search(problem, problem.unconstrained(start), max_steps)
     s = problem.scaled(z)
     errors, slope = _slopes(problem, s)
     errors, slope = np.asarray(errors, float).ravel(), np.asarray(slope, float).reshape(-1, len(free))
     # errors sit on the contours; each of their patches counts once
     touched = np.abs(errors) + np.abs(slope).sum(axis=1) * 1e-2 > 1e-3
-    cells_in_patch = max(1.0, PATCH_MM**2 / np.prod(tissue.grid.spacing_mm) ** (2 / 3))
-    variance = float(np.sum(errors**2) / max(int(touched.sum()) - len(free), 1)) * cells_in_patch
+    cells_in_patch = max(1.0, PATCH_MM**2 / tissue.grid.cell_volume_mm3 ** (2 / 3))
+    variance = float(np.sum(errors**2)) / max(int(touched.sum()) - len(free), 1) * cells_in_patch
     information = slope.T @ slope / variance
     values, vectors = np.linalg.eigh(information)
     covariance = (vectors / np.maximum(values, 1e-12 * values[-1])) @ vectors.T
@@ -218,7 +135,7 @@ def predict_images(fit: ImageFit, days_after_first: Sequence[float]) -> tuple[np
     if np.any(gaps < 0) or np.any(np.diff(gaps) <= 0):
         raise GliomaError("Days of a prediction must increase, from the first scan's day on.")
     later = Images(
-        problem.model, _plan(problem.model, gaps, problem.low, problem.high, problem.known, problem.free),
+        problem.model, steps_for(problem.model, gaps, problem.low, problem.high, problem.known, problem.free),
         jnp.asarray(gaps, problem.low.dtype), problem.shares[:1], problem.used[:1], problem.thresholds, problem.low,
         problem.high, problem.known, problem.seed_mm, problem.free,
     )  # fmt: skip
@@ -251,32 +168,17 @@ def _check(tissue: Tissue, scans: Sequence[Scan]) -> None:
                 continue
             if share.shape != tissue.grid.shape:
                 problems.append(f"day {scan.day:g}: {name} has the shape {share.shape}, the tissue {tissue.grid.shape}")
-            elif not (share.min() >= 0 and share.max() <= 1):
+            elif share.min() < 0 or share.max() > 1:
                 problems.append(f"day {scan.day:g}: {name} must hold shares from 0 to 1")
     days = [scan.day for scan in scans]
     problems += [f"day {d:g} has {days.count(d)} scans" for d in sorted(set(days)) if days.count(d) > 1]
-    good = [s for s in scans if s.t1gd is not None and s.flair is not None and s.flair.max() > 0 and s.t1gd.max() > 0]
+    good = [s for s in scans if all(m is not None and m.max() > 0 for m in (s.t1gd, s.flair))]
     if not good:
-        problems.append("no day has both T1Gd and FLAIR masks that are not empty: their distance tells the width of the front")
+        problems.append(
+            "no day has both T1Gd and FLAIR masks that are not empty: their distance tells the width of the front"
+        )
     if problems:
         raise GliomaError("; ".join(problems) + ".")
-
-
-def wave_start(radii: Sequence[tuple[float, float | None, float | None]], thresholds: tuple[float, float]):
-    """Velocity (``None`` from one time), length and size from radii (day, T1Gd, FLAIR) [mm], by the profile of a front."""
-    apart = math.log(thresholds[0] / (1 - thresholds[0])) - math.log(thresholds[1] / (1 - thresholds[1]))
-    both = [(t, a, b) for t, a, b in radii if a is not None and b is not None and b > a]
-    length = float(np.median([(b - a) / (2.0 * apart) for _, a, b in both])) if both else 1.0
-    moved = []
-    for k in (1, 2):
-        seen = [(r[0], r[k]) for r in radii if r[k] is not None]
-        if len(seen) > 1:
-            moved.append((seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]))  # type: ignore[operator]
-    velocity = max(float(np.mean(moved)), 0.005) if moved else None
-    first = radii[0]
-    middle = float(np.mean([r for r in first[1:] if r is not None]))
-    # a spherical front lags behind its planar speed: some five lengths until it is a front at all
-    return velocity, max(length, 0.2), middle + 5.0 * length
 
 
 def _radius(tissue: Tissue, share: np.ndarray | None) -> float | None:
@@ -290,7 +192,7 @@ def _problem(tissue: Tissue, scans, thresholds, known_ratio: float, free: tuple[
     dtype, seed = tissue.white.dtype, 0.75 * max(tissue.grid.spacing_mm)
     radii = [(scan.day, _radius(tissue, scan.t1gd), _radius(tissue, scan.flair)) for scan in scans]
     velocity, length, size = wave_start(radii, thresholds)
-    velocity, length, size = _in_a_sphere(radii, thresholds, velocity, length, size, seed)
+    velocity, length, size = in_a_sphere(radii, thresholds, velocity, length, size, seed)
     core = next(s.t1gd for s in scans if s.t1gd is not None and s.t1gd.max() > 0)
     world, mask = tissue.grid.world_mm(), np.asarray(tissue.mask)
     weight = core * mask
@@ -303,22 +205,22 @@ def _problem(tissue: Tissue, scans, thresholds, known_ratio: float, free: tuple[
         "velocity_mm_per_day": (velocity or KNOWN_VELOCITY) / root, "length_mm": length / root,
         "white_grey_ratio": known_ratio, "size_mm": size / root, "x_mm": origin[0], "y_mm": origin[1], "z_mm": origin[2],
     }  # fmt: skip
-    low, high, s = [], [], []
+    s, low, high = [], [], []
     for name in free:
-        if name in NAMES[:LOGS]:
-            at = math.log(start[name])
-            reach = (0.0, math.log(30.0)) if name == "white_grey_ratio" else (at - math.log(_FREEDOM), at + math.log(_FREEDOM))
-            low.append(reach[0]), high.append(reach[1]), s.append(at)
-        else:
-            low.append(start[name] - 15.0), high.append(start[name] + 15.0), s.append(start[name])
+        logarithmic = name in NAMES[:LOGS]
+        at, reach = (math.log(start[name]), math.log(FREEDOM)) if logarithmic else (float(start[name]), 15.0)
+        ends = (0.0, math.log(30.0)) if name == "white_grey_ratio" else (at - reach, at + reach)
+        s.append(at)
+        low.append(ends[0])
+        high.append(ends[1])
     known = {n: jnp.asarray(v, dtype) for n, v in start.items() if n not in free}
     lows, highs = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
-    model = _model(tissue)
+    model = growth_model(tissue)
     gaps = np.asarray([scan.day - scans[0].day for scan in scans], float)
     empty = np.zeros(tissue.grid.shape)
     masks = np.stack([[empty if m is None else m for m in (s.t1gd, s.flair)] for s in scans])
     used = jnp.asarray([[s.t1gd is not None, s.flair is not None] for s in scans])
-    plan = _plan(model, gaps, lows, highs, known, free)
+    plan = steps_for(model, gaps, lows, highs, known, free)
     problem = Images(
         model, plan, jnp.asarray(gaps, dtype), jnp.asarray(masks, dtype), used, jnp.asarray(thresholds, dtype), lows, highs,
         known, seed, free,
@@ -326,83 +228,15 @@ def _problem(tissue: Tissue, scans, thresholds, known_ratio: float, free: tuple[
     return problem, jnp.asarray(s, dtype)
 
 
-def _in_a_sphere(radii, thresholds, velocity: float | None, length: float, size: float, seed_mm: float):
-    """The same three numbers refined by the radial model, whose fronts have their true lag and width."""
-    largest = max(r for row in radii for r in row[1:] if r is not None)
-    spacing = min(max(0.5, length / 2.5), seed_mm)
-    tissue = Tissue.radial(max(24, int((largest + 10.0 * length) / spacing)), spacing)
-    dtype = tissue.white.dtype
-    model = _model(tissue)
-    names = NAMES[:2] + ("size_mm",) if velocity is not None else ("length_mm", "size_mm")
-    start = {"velocity_mm_per_day": velocity or KNOWN_VELOCITY, "length_mm": length, "size_mm": size}
-    at = jnp.asarray([math.log(start[n]) for n in names], dtype)
-    freedom = math.log(_FREEDOM)
-    gaps = np.asarray([row[0] - radii[0][0] for row in radii], float)
-    known = {n: jnp.asarray(v, dtype) for n, v in start.items() if n not in names}
-    known |= {"white_grey_ratio": jnp.asarray(1.0, dtype), "x_mm": jnp.zeros((), dtype)}
-    plan = _plan(model, gaps, at - freedom, at + freedom, known, names)
-    seen = np.asarray([[np.nan if r is None else r for r in row[1:]] for row in radii])
-    shares = jnp.zeros((len(gaps), 2, *tissue.grid.shape), dtype)
-    problem = Images(
-        model, plan, jnp.asarray(gaps, dtype), shares, jnp.asarray(~np.isnan(seen)), jnp.asarray(thresholds, dtype),
-        at - freedom, at + freedom, known, seed_mm, names,
-    )  # fmt: skip
-    z = _search_radii(problem, problem.unconstrained(at), jnp.asarray(np.nan_to_num(seen), dtype))
-    p = problem.natural(problem.scaled(z))
-    found = [float(p[n]) for n in ("velocity_mm_per_day", "length_mm", "size_mm")]
-    if not np.all(np.isfinite(found)):
-        return velocity, length, size
-    return (found[0] if velocity is not None else None), found[1], found[2]
-
-
-def _model(tissue: Tissue) -> Model:
-    return Model(tissue, [Tumour(0.1, 0.02, 0.025)], ledger=False)
-
-
-def _plan(model: Model, gaps, low: Array, high: Array, known: Mapping[str, Array], free: Sequence[str]) -> Plan:
-    """Steps enough for every parameter within the bounds: the time to the first scan is s/v, so that its number of steps
-    does not depend on v."""
-    ends = {n: (math.exp(float(low[k])), math.exp(float(high[k]))) for k, n in enumerate(free) if n in NAMES[:LOGS]}
-    ends |= {n: (float(v), float(v)) for n, v in known.items() if n in NAMES[:LOGS]}
-    rate = 0.0  # of losses, per day at v = 1 mm/day
-    for length in ends["length_mm"]:
-        d = jnp.asarray(0.5 * length)
-        tumour = {"diffusivity_white_mm2_per_day": d, "diffusivity_grey_mm2_per_day": d, "proliferation_per_day": 0.25 / d}
-        rate = max(rate, 1.0 / with_parameters(model, {f"tumour.{k}": v for k, v in tumour.items()}).largest_step())
-    spans = [ends["size_mm"][1], *(np.diff(gaps, prepend=0.0)[1:] * ends["velocity_mm_per_day"][1])]
-    if gaps[0] > 0:
-        spans[0] += gaps[0] * ends["velocity_mm_per_day"][1]
-    rows = []
-    for j, span in enumerate(spans):
-        parts = max(1, math.ceil(span * rate / STEPS_PER_BLOCK))
-        rows.append([(j, j + 1, part, parts, ()) for part in range(parts)])
-    return tabulate(rows, 0, len(spans) + 1)
-
-
 # -- the search ---------------------------------------------------------------------------------------
 
 
-def _levenberg(residuals, z: Array, steps: int) -> Array:
-    solver: Any = optx.LevenbergMarquardt(rtol=1e-4, atol=1e-4)
-    found = optx.least_squares(residuals, solver, z, max_steps=steps, throw=False).value
-    return jnp.where(jnp.all(jnp.isfinite(found)), found, z)
-
-
 @eqx.filter_jit
-def _search(problem: Images, z: Array, steps: int):
+def _search(problem: Images, z: Array, steps: int) -> Array:
     def residuals(z, _):
         return jnp.concatenate([problem.errors(problem.scaled(z)).ravel(), 1e-3 * z])
 
-    return _levenberg(residuals, z, steps), None
-
-
-@eqx.filter_jit
-def _search_radii(problem: Images, z: Array, seen: Array) -> Array:
-    def residuals(z, _):
-        found = (3.0 * problem.volumes(problem.scaled(z)) / (4.0 * jnp.pi) + 1e-6) ** (1 / 3)
-        return jnp.concatenate([jnp.where(problem.used, found - seen, 0.0).ravel(), 1e-3 * z])
-
-    return _levenberg(residuals, z, 40)
+    return levenberg(residuals, z, steps)
 
 
 @eqx.filter_jit
@@ -419,10 +253,6 @@ def _slopes(problem: Images, s: Array):
 def _later(problem: Images, s: Array):
     volumes = problem.volumes(s)
     return problem.densities(s), volumes, jax.jacfwd(problem.volumes)(s)
-
-
-def _logit(u):
-    return jnp.log(jnp.maximum(u, _TINY)) - jnp.log(jnp.maximum(1.0 - u, _TINY))
 
 
 # -- what is told ----------------------------------------------------------------------------------------
@@ -458,7 +288,11 @@ def _told(several: bool, intervals, natural, free, s, problem: Images, known_rat
     place = ", ".join(f"{natural[n]:.1f}" for n in NAMES[LOGS:])
     out.append(f"origin ({place}) mm")
     if several:
-        for name, label in (("diffusivity_white_mm2_per_day", "D_w"), ("proliferation_per_day", "ρ"), ("white_grey_ratio", "D_w/D_g")):
+        for name, label in (
+            ("diffusivity_white_mm2_per_day", "D_w"),
+            ("proliferation_per_day", "ρ"),
+            ("white_grey_ratio", "D_w/D_g"),
+        ):
             low, high = intervals[name]
             out.append(f"{label} = {natural[name]:.3g} [{low:.3g}, {high:.3g}]")
     else:

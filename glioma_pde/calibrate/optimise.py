@@ -55,13 +55,20 @@ class Fit(NamedTuple):
         """Starts from the best to the worst."""
         return np.argsort(np.asarray(self.costs))
 
+    def reached(self) -> str:
+        """How often the best cost was found."""
+        costs = np.asarray(self.costs)
+        return (
+            f"{int(np.sum(costs < float(self.cost) + 0.01))} of {len(costs)} starts reached the best cost within 0.01"
+        )
+
     def report(self, problem: Problem) -> list[str]:
         """What the user should know before trusting the fit."""
         costs = np.asarray(self.costs)
         failed = int(np.sum(~np.isfinite(costs)))
         loose = int(np.sum(np.isfinite(costs) & ~np.asarray(self.converged)))
         same = int(np.sum(costs < float(self.cost) + 0.01))
-        out = [f"{same} of {len(costs)} starts reached the best cost within 0.01"]
+        out = [self.reached()]
         if failed:
             out.append(f"{failed} of {len(costs)} starts failed: the model was not finite on their way")
         if loose:

@@ -44,7 +44,7 @@ class FitStudy(BaseModel):
     fixed: dict[str, float | str]
     design: Any = None
     folder: str
-    models: dict[str, FitStudy] = {}  # noqa: RUF012 - never written to
+    models: dict[str, FitStudy] = {}
 
     @property
     def data_path(self) -> Path:
@@ -82,15 +82,18 @@ def loads_fit(text: str, where: str = "configuration", sets: Iterable[str] = (),
             section, _, key = path.partition(".") if isinstance(path, str) else ("", "", "")
             inside = mine if not key else mine.get(section)
             if not isinstance(inside, dict) or inside.pop(key or section, None) is None:
-                problems.append(f"models.{name}.without: {shown(path)} is neither a section of the file nor section.key")
+                problems.append(
+                    f"models.{name}.without: {shown(path)} is neither a section of the file nor section.key"
+                )
         merge(mine, override)
-        others[name], more = _attempt(mine, where, text, folder, [])
+        other, more = _attempt(mine, where, text, folder, [])
         problems += [f"models.{name}.{p}" for p in more if p not in told]
-        if others[name] is not None and study is not None:
+        if other is not None and study is not None:
+            others[name] = other
             problems += [
                 f"models.{name}.fit.{key}: is the same for all models"
                 for key in ("data", "hold_out_after_day", "hold_out_subjects", "given_first")
-                if getattr(others[name].fit, key) != getattr(study.fit, key)
+                if getattr(other.fit, key) != getattr(study.fit, key)
             ]
     names = set(others) & set(study.fit.laws if study is not None else ())
     problems += [f"models.{name}: is also the name of a growth law in fit.laws" for name in sorted(names)]
