@@ -164,9 +164,7 @@ def check(
     for key, count in Counter(keys).items():
         if count > 1:
             rows = [int(r) for r, k in zip(data.row, keys, strict=True) if k == key]
-            text = (
-                f"rows {', '.join(map(str, rows))}: subject {key[0]!r} has {count} values of {key[1]} on day {key[2]:g}"
-            )
+            text = f"rows {', '.join(map(str, rows))}: subject {str(key[0])!r} has {count} values of {key[1]} on day {key[2]:g}"
             problems.append((rows[0], text))
     for subject in data.subjects:
         mine = data.subject == subject

@@ -6,8 +6,8 @@ The likelihood of φ = (shared parameters, μ, ln ω) has b integrated out by La
 
     −ln L(φ) = Σ_i [ c_i(b̂_i) + ½ |(b̂_i − μ)/ω|² + Σ ln ω + ½ ln det H_i ],   H_i = Fisher information of b at b̂_i + 1/ω²,
 
-with b̂_i the mode of subject i. It is minimised by a quasi-Newton method with the exact gradient, the modes' part included;
-its first Hessian is the sum over subjects of the outer products of their gradients (Berndt, Hall, Hall & Hausman 1974).
+with b̂_i the mode of subject i. It is minimised by a quasi-Newton method with its gradient, the modes' part included (by
+the expected information); its first Hessian is the sum of the outer products of the subjects' gradients (Berndt et al. 1974).
 
 **Dropout.** Animals leave a study when their *measured* volume exceeds an end point, or for reasons unrelated to it. Given
 what was measured until then the leaving says nothing more about b_i (missing at random), so this likelihood is the
@@ -154,9 +154,12 @@ class Population(eqx.Module):
 
         by_b, f = jax.jacfwd(found, has_aux=True)(b)
 
+        # σ is held while the information is formed, but not when that is differentiated by φ
+        reference = (f, {**theta, **self.own(b)})
+
         def both(f, b):
             full = {**theta, **self.own(b)}
-            e, held = (self.problem.standardise(f, full, table, hold) for hold in (False, True))
+            e, held = (self.problem.standardise(f, full, table, False, at) for at in (None, reference))
             prior = (b - mu) / omega
             cost = jnp.sum(0.5 * e.error**2 + e.log_sigma - e.constant) + 0.5 * jnp.sum(prior**2)
             return cost, jnp.concatenate([held.error, 2**0.5 * held.log_sigma, prior])
