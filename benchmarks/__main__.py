@@ -13,6 +13,8 @@ import jax
 
 from glioma_pde.errors import GliomaError
 
+from .calibration import calibration
+from .calibration import table as calibration_table
 from .kernels import tumour_cases
 from .machine import Copies, choose_device, describe
 from .therapy import CONFIG, therapy_cases
@@ -29,14 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: --sizes takes numbers from 8 on, --copy-mib from 1 on", file=sys.stderr)
         return 2
     try:
-        result = measure(options)
+        result = measure_calibration(options) if options.calibration else measure(options)
         path = options.out or _default_path(result)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (GliomaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table(result))
+    print(calibration_table(result["calibration"]) if options.calibration else table(result))
     print(f"\nwritten: {path}")
     return 0
 
@@ -72,6 +74,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def measure_calibration(options: argparse.Namespace) -> dict[str, Any]:
+    """The calibration's cases, as the content of a result file of their own."""
+    device = choose_device(options.device)
+    with jax.default_device(device):
+        head = describe(device)
+        return head | {"quick": options.quick, "calibration": calibration(1 if options.quick else 5)}
+
+
 def table(result: dict[str, Any]) -> str:
     """The result as text."""
     device, copy = result["device"], result["copy"]
@@ -99,7 +109,8 @@ def table(result: dict[str, Any]) -> str:
 
 def _default_path(result: dict[str, Any]) -> Path:
     stamp = "".join(c for c in result["date_utc"][:19] if c.isalnum())
-    return RESULTS / f"{stamp}_{result['device']['platform']}{'_quick' if result['quick'] else ''}.json"
+    what = "_calibration" if "calibration" in result else ""
+    return RESULTS / f"{stamp}_{result['device']['platform']}{what}{'_quick' if result['quick'] else ''}.json"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file (default: in benchmarks/results/)")
     parser.add_argument("--sizes", type=int, nargs="*", default=[128, 192], metavar="N", help="tumour cases: N³ cells")
     parser.add_argument("--no-therapy", action="store_true", help="leave the therapy step out")
+    parser.add_argument("--calibration", action="store_true", help="time the calibration instead, in a file of its own")
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="TOML", help="therapy to time")
     parser.add_argument("--copy-mib", type=int, metavar="MIB", help="array of the copy (default: 128; 1024 on a GPU)")
     return parser

@@ -41,6 +41,17 @@ if TYPE_CHECKING:
     from .biology.tumour import Tumour
     from .biology.vasculature import DynamicVasculature, Vasculature
     from .build import build
+    from .calibrate.data import Measurements
+    from .calibrate.images import Scan, fit_images, predict_images
+    from .calibrate.noise import Noise
+    from .calibrate.observation import Observation
+    from .calibrate.optimise import fit
+    from .calibrate.population import Population, fit_population
+    from .calibrate.predict import predict
+    from .calibrate.problem import Free, Problem
+    from .calibrate.sample import sample
+    from .calibrate.study import make_problem
+    from .calibrate.uncertainty import laplace, profiles, verdicts
     from .config import load as load_config
     from .control import make_controlled_plan
     from .delivery import (
@@ -89,6 +100,17 @@ _NAMES = {
     "biology.tumour": ["Tumour"],
     "biology.vasculature": ["DynamicVasculature", "Vasculature"],
     "build": ["build"],
+    "calibrate.data": ["Measurements"],
+    "calibrate.images": ["Scan", "fit_images", "predict_images"],
+    "calibrate.noise": ["Noise"],
+    "calibrate.observation": ["Observation"],
+    "calibrate.optimise": ["fit"],
+    "calibrate.population": ["Population", "fit_population"],
+    "calibrate.predict": ["predict"],
+    "calibrate.problem": ["Free", "Problem"],
+    "calibrate.sample": ["sample"],
+    "calibrate.study": ["make_problem"],
+    "calibrate.uncertainty": ["laplace", "profiles", "verdicts"],
     "config": ["load_config"],
     "control": ["make_controlled_plan"],
     "delivery": [

@@ -9,7 +9,7 @@ from typing import Any
 from .config.fit_loading import FitStudy
 from .fit_report import fit_table, save_fit
 from .fit_run import run_fit
-from .fitting import set_up
+from .fitting import set_ups
 from .manifest import git_revision, versions
 
 
@@ -22,14 +22,15 @@ def calibrate(
         ConfigError: for what is wrong with the data or the parameters, all at once.
         GliomaError: if no start of the fit leads anywhere, or a file cannot be written.
     """
-    setup = set_up(study)
-    results = run_fit(setup, report)
+    setups = set_ups(study)
+    setup = next(iter(setups.values()))
+    results = run_fit(setups, report)
     attributes = {"versions": versions(), "git_revision": git_revision()}
-    paths = [save_fit(out / "fit.h5", setup, results, attributes)]
+    paths = [save_fit(out / "fit.h5", results, attributes)]
     if figures:
         from .plot.fit import plot_fit
 
         paths += plot_fit(paths[0], out)
     subjects, arms = len(setup.data.subjects), len(set(map(str, setup.data.arm)))
     head = f"{len(setup.data)} measurements, {subjects} subject{'s' if subjects > 1 else ''}, {arms} arm{'s' if arms > 1 else ''}"
-    return f"{head}\n{fit_table(setup, results)}", paths
+    return f"{head}\n{fit_table(results)}", paths

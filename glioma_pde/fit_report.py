@@ -15,9 +15,10 @@ from .fitting import Setup
 from .io.fit_file import write_fit
 
 
-def fit_table(setup: Setup, results: Sequence[LawResult]) -> str:
-    """Parameters of the best law with intervals and verdicts, and the laws side by side."""
+def fit_table(results: Sequence[LawResult]) -> str:
+    """Parameters of the best model with intervals and verdicts, and the models side by side."""
     best = results[0]
+    setup = best.setup
     level = setup.study.fit.level
     rows = [("parameter", "value", f"{100 * level:g} % interval", "verdict")]
     natural = best.natural
@@ -25,11 +26,11 @@ def fit_table(setup: Setup, results: Sequence[LawResult]) -> str:
         profile = best.found[k]
         ends = [_natural(best, k, profile.low), _natural(best, k, profile.high)]
         rows.append((name, f"{natural[k]:.4g}", f"[{_end(ends[0])}, {_end(ends[1])}]", best.verdicts[k].text))
-    lines = [f"growth law: {best.law}", *_aligned(rows)]
+    lines = [f"model: {best.law}", *_aligned(rows)]
     lines += ["", *(f"  {note}" for note in best.notes)]
     if len(results) > 1 or best.late or best.mice:
         head = (
-            "growth law",
+            "model",
             "ln L",
             "AICc",
             "BIC",
@@ -49,6 +50,8 @@ def fit_table(setup: Setup, results: Sequence[LawResult]) -> str:
             for i, (name, s) in enumerate(told):
                 table.append((*(first if i == 0 else ("",) * 4), name, *_score(s)))
         lines += ["", *_aligned(table)]
+    if best.design is not None:
+        lines += ["", *best.design.lines()]
     return "\n".join(lines)
 
 
@@ -74,9 +77,9 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def save_fit(path: str | Path, setup: Setup, results: Sequence[LawResult], attributes: dict[str, Any]) -> Path:
+def save_fit(path: str | Path, results: Sequence[LawResult], attributes: dict[str, Any]) -> Path:
     """Write everything that the figures need."""
-    best, study = results[0], setup.study
+    best, setup, study = results[0], results[0].setup, results[0].setup.study
     groups: dict[str, dict[str, Any]] = {}
     units: dict[str, str] = {}
     for r in results:

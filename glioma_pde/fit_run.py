@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .calibrate.optimise import Fit, fit
-from .calibrate.population import Population, PopulationFit, fit_population
-from .calibrate.predict import Ensemble, predict, predict_population
+from .calibrate.population import Population, PopulationFit, fit_population, search_population
+from .calibrate.predict import Ensemble, predict_conditions, predict_population
 from .calibrate.problem import Problem
 from .calibrate.score import Score, score
 from .calibrate.uncertainty import (
@@ -24,6 +25,7 @@ from .calibrate.uncertainty import (
     verdicts,
 )
 from .errors import GliomaError
+from .fit_design import Advice, advice
 from .fitting import Setup, masked
 
 POINTS = 60
@@ -35,19 +37,23 @@ Report = Callable[[str, float], Any]
 
 @dataclass
 class LawResult:
-    """One growth law, fitted to all data.
+    """One growth law or model, fitted to all data.
 
     Attributes:
+        law: its name. setup: what was fitted.
         names, log, s, covariance: of all fitted numbers, scaled.
-        starts: of the multistart; for a population that of all subjects pooled. notes: what it reports.
+        starts: of the multistart; for a population without what is held out. notes: what it
+            reports.
         late, mice: scores of held-out times and subjects, fitted without them.
         days, band: curves of every subject, ``(S, T)`` and three times ``(S, T, n)``.
         predicted: rows of the data: median, lower and upper end of a measurement, ``(M, 3)``.
         held: which rows were held out in the scored fit: 0 none, 1 late, 2 of a held-out subject, ``(M,)``.
         forecast: as ``predicted``, without the rows held out; NaN for the others.
+        design: which further measurement would narrow a prediction most.
     """
 
     law: str
+    setup: Setup
     problem: Problem
     names: tuple[str, ...]
     log: np.ndarray
@@ -66,32 +72,46 @@ class LawResult:
     mice: Score | None = None
     held: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     forecast: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+    design: Advice | None = None
+
+    @property
+    def held_out_score(self) -> float:
+        """Mean log predictive density of everything held out; minus infinity if nothing is."""
+        scores = [s for s in (self.late, self.mice) if s is not None]
+        count = sum(s.count for s in scores)
+        return sum(s.count * s.log_score for s in scores) / count if count else -np.inf
 
     @property
     def natural(self) -> np.ndarray:
         return np.where(self.log, np.exp(np.where(self.log, self.s, 0.0)), self.s)
 
 
-def run_fit(setup: Setup, report: Report | None = None) -> list[LawResult]:
-    """Every growth law of the calibration, best AICc first.
+def run_fit(setups: Mapping[str, Setup], report: Report | None = None) -> list[LawResult]:
+    """Every model of the calibration: best prediction of what was held out first, or else least AICc.
+
+    Args:
+        setups: by name; all have the same data.
 
     Raises:
-        GliomaError: if no start of a law leads anywhere.
+        GliomaError: if no start of a model leads anywhere.
     """
-    report = report or (lambda what, share: None)
-    options = setup.study.fit
-    laws = options.laws or (setup.study.study.arms[0].tumour.growth,)
-    out = []
-    for k, law in enumerate(laws):
+    shares = dict.fromkeys(setups, 0.0)
 
-        def part(what: str, share: float, k=k, law=law) -> None:
-            report(f"{law}: {what}" if len(laws) > 1 else what, (k + share) / len(laws))
+    def one(name: str) -> LawResult:
+        def part(what: str, share: float) -> None:
+            shares[name] = share
+            if report is not None:
+                report(f"{name}: {what}" if len(setups) > 1 else what, sum(shares.values()) / len(shares))
 
-        out.append(_one_law(setup if k == 0 else setup.law(law), law, part))
-    return sorted(out, key=lambda r: r.criteria.aicc)
+        return _one_model(setups[name], name, part)
+
+    # compilers and small arrays leave cores idle: two models at a time
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        out = list(pool.map(one, setups))
+    return sorted(out, key=lambda r: (-r.held_out_score, r.criteria.aicc))
 
 
-def _one_law(setup: Setup, law: str, report: Report) -> LawResult:
+def _one_model(setup: Setup, name: str, report: Report) -> LawResult:
     options, data = setup.study.fit, setup.data
     problem = setup.problem()
     hierarchical = any(f.population for f in problem.free)
@@ -100,72 +120,103 @@ def _one_law(setup: Setup, law: str, report: Report) -> LawResult:
     dense, dense_days = setup.batch([data.arm_of(s) for s in data.subjects], days)
 
     report("compiling and searching", 0.0)
-    whole, starts, notes = _fit(setup, problem, report, 0.0, 0.4)
-    if hierarchical:
+    trained = _fit(setup, masked(problem, held == 0), report, 0.05, 0.45) if held.any() else None
+    if hierarchical and trained is not None and trained.population is not None:
+        # the fit to all data goes on from the one that is scored, never the other way round
+        found = _population(problem, trained.population, report, 0.45, 0.7)
+        notes = [*trained.notes[:-1], _converged(found)]
+        whole = _Found(trained.starts, notes, found)
+    else:
+        whole = _fit(setup, problem, report, 0.45, 0.7)
+    starts = whole.starts
+    if whole.population is not None:
         population = Population.of(problem)
-        assert isinstance(whole, PopulationFit)
-        names, log, s, covariance = population.names, population.log, whole.phi, whole.covariance
+        names, log, s = population.names, population.log, whole.population.phi
+        covariance = whole.population.covariance
         limits = population.bounds()
-        found = curvature_profiles(s, covariance, limits[:, 0], limits[:, 1], options.level)
+        found_profiles = curvature_profiles(s, covariance, limits[:, 0], limits[:, 1], options.level)
         inside = np.diag(covariance) > 0
         information = np.zeros_like(covariance)
         information[np.ix_(inside, inside)] = np.linalg.inv(covariance[np.ix_(inside, inside)])
-        log_likelihood = whole.log_likelihood
+        log_likelihood = whole.population.log_likelihood
     else:
         names, log, s = problem.names, problem.log, np.asarray(starts.s, float)
         normal = laplace(problem, starts.s)
         covariance, information = normal.covariance, normal.information
-        report("profiles", 0.45)
+        report("profiles", 0.72)
         low, high = np.asarray(problem.low, float), np.asarray(problem.high, float)
         flat = curvature_profiles(s, covariance, low, high, options.level)
-        found = profiles(problem, starts.s, None, options.level) if options.profiles else flat
+        found_profiles = profiles(problem, starts.s, None, options.level) if options.profiles else flat
         log_likelihood = float(np.sum(np.asarray(problem.log_likelihoods(starts.s))))
-    said = verdicts(names, log, s, information, found)
+    said = verdicts(names, log, s, information, found_profiles)
 
-    report("curves", 0.6)
-    curves = _ensemble(setup, problem, whole, starts, dense)
-    at_data = _ensemble(setup, problem, whole, starts, problem.conditions)
+    report("curves", 0.8)
+    curves = _ensemble(setup, problem, whole, dense)
+    at_data = _ensemble(setup, problem, whole, problem.conditions)
     result = LawResult(
-        law, problem, names, log, s, covariance, starts, notes, found, said,
-        criteria(log_likelihood, problem.count, len(names)), whole if hierarchical else None,
+        name, setup, problem, names, log, s, covariance, starts, whole.notes, found_profiles, said,
+        criteria(log_likelihood, problem.count, len(names)), whole.population,
         dense_days, curves.band(options.level, False), _rows(problem, at_data, options.level),
     )  # fmt: skip
-    if held.any():
-        report("fit without the data held out", 0.7)
-        _hold_out(setup, result, held, report)
+    if trained is not None:
+        report("predicting what was held out", 0.9)
+        _score_held_out(setup, result, held, trained)
+    if setup.study.design is not None:
+        result.design = advice(setup, problem, whole.starts.s, whole.population)
     report("done", 1.0)
     return result
 
 
-def _fit(setup: Setup, problem: Problem, report: Report, begin: float, end: float):
-    """The fit of a problem, the multistart behind it, and what both report."""
+class _Found(NamedTuple):
+    """The multistart, what it reports, and the population that was found from it."""
+
+    starts: Fit
+    notes: list[str]
+    population: PopulationFit | None
+
+
+def _fit(setup: Setup, problem: Problem, report: Report, begin: float, end: float) -> _Found:
     options = setup.study.fit
+    if any(f.population for f in problem.free):
+        population = Population.of(problem)
+        progress = _progress(report, begin, end)
+        found, starts = search_population(population, options.starts, options.seed, progress=progress)
+        return _Found(starts, [starts.reached(), _converged(found)], found)
     method = None if options.method == "auto" else options.method
-    hierarchical = any(f.population for f in problem.free)
-    searched = Population.of(problem).pooled() if hierarchical else problem
-    starts = fit(searched, options.starts, options.seed, method, options.sampling, options.tolerance, options.max_steps)
+    starts = fit(problem, options.starts, options.seed, method, options.sampling, options.tolerance, options.max_steps)
     if not np.isfinite(float(starts.cost)):
         raise GliomaError(
             "No start of the fit led to finite predictions; narrow the bounds, or shorten time.step_days."
         )
-    notes = starts.report(searched)
-    if not hierarchical:
-        return None, starts, notes
+    return _Found(starts, starts.report(problem), None)
 
+
+def _progress(report: Report, begin: float, end: float) -> Callable[[int, float], None]:
     def progress(count: int, cost: float) -> None:
-        report(f"population, step {count}, −ln L {cost:.2f}", begin + (end - begin) * (1.0 - 0.97**count))
+        report(f"population, step {count}, −ln L {cost:.2f}", begin + (end - begin) * (1.0 - 0.98**count))
 
-    found = fit_population(Population.of(problem), np.asarray(starts.s, float), progress=progress)
-    notes.append("the population's likelihood " + ("converged" if found.converged else "did not converge"))
-    return found, starts, notes
+    return progress
 
 
-def _ensemble(setup: Setup, problem: Problem, whole: PopulationFit | None, starts: Fit, batch) -> Ensemble:
+def _population(problem: Problem, start: PopulationFit, report: Report, begin: float, end: float) -> PopulationFit:
+    """From another fit on."""
+    population = Population.of(problem)
+    phi, p = start.phi, len(population.random)
+    return fit_population(
+        population, phi[:-p], np.exp(phi[-p:]), progress=_progress(report, begin, end), start_modes=start.subjects.modes
+    )
+
+
+def _converged(found: PopulationFit) -> str:
+    return "the population's likelihood " + ("converged" if found.converged else "did not converge")
+
+
+def _ensemble(setup: Setup, problem: Problem, whole: _Found, batch) -> Ensemble:
     options = setup.study.fit
-    if whole is not None:
-        return predict_population(Population.of(problem), whole, batch, options.draws, options.seed)
-    draws = laplace(problem, starts.s).draw(problem, options.draws, options.seed)
-    return predict(problem, batch, draws, options.seed)
+    if whole.population is not None:
+        return predict_population(Population.of(problem), whole.population, batch, options.draws, options.seed)
+    draws = laplace(problem, whole.starts.s).draw(problem, options.draws, options.seed)
+    return predict_conditions(problem, batch, draws, options.seed)
 
 
 # -- held out --------------------------------------------------------------------------------------
@@ -186,13 +237,11 @@ def _held(setup: Setup) -> np.ndarray:
     return held
 
 
-def _hold_out(setup: Setup, result: LawResult, held: np.ndarray, report: Report) -> None:
+def _score_held_out(setup: Setup, result: LawResult, held: np.ndarray, trained: _Found) -> None:
     problem = result.problem
-    training = masked(problem, held == 0)
-    whole, starts, _ = _fit(setup, training, report, 0.75, 0.9)
     # the first measurements of held-out subjects place them in the population, which has not seen them
-    given = masked(problem, (held == 0) | (held == 3)) if whole is not None else training
-    ensemble = _ensemble(setup, given, whole, starts, problem.conditions)
+    given = masked(problem, (held == 0) | ((held == 3) & (trained.population is not None)))
+    ensemble = _ensemble(setup, given, trained, problem.conditions)
     rows = _rows(problem, ensemble, 0.90)
     dense = _log_densities(problem, ensemble)
     flat = held[np.asarray(problem.table.used)]

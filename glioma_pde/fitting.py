@@ -123,6 +123,7 @@ def set_up(study: FitStudy) -> Setup:
     window = (0.0, max(arm.time.end_day for arm in study.study.arms))
     problems += check(data, simulation.names, noises, list(arms), window, _FEWEST)
     subjects = data.subjects
+    problems += _unwanted(study, data, simulation, arms)
     problems += [
         f"fit.hold_out_subjects: the data have no subject {s!r}{nearest(s, subjects)}"
         for s in study.fit.hold_out_subjects
@@ -131,6 +132,30 @@ def set_up(study: FitStudy) -> Setup:
     if problems:
         raise ConfigError(problems, study.study.path)
     return Setup(study, data, arms, simulation, noises, free, step)
+
+
+def set_ups(study: FitStudy) -> dict[str, Setup]:
+    """`set_up` of every growth law and model of a calibration, by name.
+
+    Raises:
+        ConfigError: everything wrong with any of them.
+    """
+    problems: list[str] = []
+    out: dict[str, Setup] = {}
+    for name, one in {"": study, **study.models}.items():
+        try:
+            found = set_up(one)
+        except ConfigError as error:
+            problems += [p if not name else f"models.{name}.{p}" for p in error.problems if p not in problems]
+            continue
+        if name:
+            out[name] = found
+            continue
+        laws = study.fit.laws or (study.study.arms[0].tumour.growth,)
+        out |= {law: found if k == 0 else found.law(law) for k, law in enumerate(laws)}
+    if problems:
+        raise ConfigError(problems, study.study.path)
+    return out
 
 
 def _observed(study: FitStudy) -> tuple[Simulation, tuple[Noise, ...], list[str]]:
@@ -195,6 +220,28 @@ def _unread(study: FitStudy, simulation: Simulation, noises: Sequence[Noise], ar
             if name not in read and not any(is_parameter(arm.model, name) for arm in arms.values()):
                 known = sorted(read | _paths(arms))
                 problems.append(f"{section}.{name}: nothing reads this parameter{nearest(name, known)}")
+    return problems
+
+
+def _unwanted(study: FitStudy, data: Measurements, simulation: Simulation, arms: dict[str, Arm]) -> list[str]:
+    """Names in [design] that mean nothing."""
+    design = study.design
+    if design is None:
+        return []
+    named = [("predict.arm", design.predict.arm, list(arms)), *(("arms", a, list(arms)) for a in design.arms)]
+    named += [("predict.observable", design.predict.observable, list(simulation.names))]
+    named += [("observables", o, list(simulation.names)) for o in design.observables]
+    named += [] if design.subject is None else [("subject", design.subject, list(data.subjects))]
+    problems = [
+        f"design.{key}: there is no {name!r}{nearest(name, known)}" for key, name, known in named if name not in known
+    ]
+    last = max(arm.time.end_day for arm in study.study.arms)
+    late = [d for d in (*design.on_days, design.predict.day) if d > last]
+    problems += [f"design: day {d:g} lies beyond time.end_day = {last:g}" for d in late]
+    if design.subject is None and design.predict.arm in arms and design.predict.arm not in set(data.arm):
+        problems.append(
+            f"design.subject: arm {design.predict.arm!r} has no subject; name the one whose parameters count"
+        )
     return problems
 
 

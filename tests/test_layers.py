@@ -47,6 +47,7 @@ LAYERS = [
     {"assemble"},
     {"build"},
     {"manifest", "fitting"},
+    {"fit_design"},
     {"fit_run"},
     {"fit_report"},
     {"run"},
@@ -54,7 +55,7 @@ LAYERS = [
     {"table", "repeat", "study", "sensitivity"},
     {
         "plot", "plot._data", "plot._style", "plot._panels", "plot._curves", "plot._slices", "plot._movie",
-        "plot._outcome", "plot._compare", "plot.fit", "plot._fit_curves", "plot._fit_parameters",
+        "plot._outcome", "plot._compare", "plot.fit", "plot.images", "plot._fit_curves", "plot._fit_parameters",
         "plot._study", "plot.sensitivity",
     },
     {"fit_command"},

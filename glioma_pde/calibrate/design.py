@@ -6,7 +6,7 @@ A measurement of f with noise σ adds j jᵀ to the information F, j = ∂f/σ; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from .forward import Batch
+from .population import Population
 from .problem import Problem
 
 
@@ -40,11 +41,33 @@ def sensitivity(problem: Problem, s: Array, batch: Batch, like: Sequence[int]) -
     return Sensitivity(np.asarray(value), np.asarray(sigma), np.asarray(slope))
 
 
+def subject_sensitivity(
+    population: Population, phi: np.ndarray, b: np.ndarray, batch: Batch, like: Sequence[int]
+) -> Sensitivity:
+    """The same by a subject's own parameters b, the population φ being known."""
+    dtype = population.problem.low.dtype
+    found = _of_subject(population, jnp.asarray(phi, dtype), jnp.asarray(b, dtype), batch, np.asarray(like))
+    value, sigma, slope = (np.asarray(v) for v in found)
+    return Sensitivity(value, sigma, slope)
+
+
 @eqx.filter_jit
 def _sensitivity(problem: Problem, s: Array, batch: Batch, like):
-    def values(s):
-        theta = {k: v[like] for k, v in problem.theta(s).items()}
+    return _differentiated(problem, lambda s: {k: v[like] for k, v in problem.theta(s).items()}, s, batch)
 
+
+@eqx.filter_jit
+def _of_subject(population: Population, phi: Array, b: Array, batch: Batch, like):
+    fixed = {k: v[like] for k, v in population.theta(population.split(phi)[0]).items()}
+
+    def theta(b):
+        return {**fixed, **{k: jnp.broadcast_to(v, like.shape) for k, v in population.own(b).items()}}
+
+    return _differentiated(population.problem, theta, b, batch)
+
+
+def _differentiated(problem: Problem, theta: Callable, at: Array, batch: Batch):
+    def values(at):
         def one(condition, theta):
             f = problem.simulation(theta, condition)
             full = problem.simulation.complete(theta)
@@ -54,18 +77,15 @@ def _sensitivity(problem: Problem, s: Array, batch: Batch, like):
             ]
             return f, jnp.stack(sigmas, axis=1)
 
-        return batch.each(one, theta)
-
-    def both(s):
-        f, sigma = values(s)
+        f, sigma = batch.each(one, theta(at))
         return f, (f, sigma)
 
-    slope, (f, sigma) = jax.jacfwd(both, has_aux=True)(s)
+    slope, (f, sigma) = jax.jacfwd(values, has_aux=True)(at)
     return f, sigma, slope
 
 
-def narrowing(information: np.ndarray, target: np.ndarray, offered: Sensitivity) -> np.ndarray:
-    """Standard deviation of a prediction after each single measurement over that before, ``(C, T, n)``.
+def narrowing(information: np.ndarray, target: np.ndarray, offered: Sensitivity) -> tuple[np.ndarray, float]:
+    """Standard deviation of a prediction after each single measurement over that before, ``(C, T, n)``, and that before.
 
     Args:
         information: F of the data at hand, ``(size, size)`` (`uncertainty.laplace`).
@@ -78,4 +98,4 @@ def narrowing(information: np.ndarray, target: np.ndarray, offered: Sensitivity)
     j = offered.slope / np.maximum(offered.sigma, 1e-300)[..., None]
     cross = j @ (inverse @ target)
     own = np.einsum("...i,ij,...j->...", j, inverse, j)
-    return np.sqrt(np.maximum(1.0 - cross**2 / (1.0 + own) / before, 0.0))
+    return np.sqrt(np.maximum(1.0 - cross**2 / (1.0 + own) / before, 0.0)), float(np.sqrt(before))

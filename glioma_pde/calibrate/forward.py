@@ -174,16 +174,17 @@ class Batch(eqx.Module):
 
     Attributes:
         leaves: arrays of a condition, with a leading subject axis where ``axes`` says 0.
-        count: of subjects.
+        count: of subjects. step_days: longest step.
     """
 
     leaves: tuple[Any, ...]
     axes: tuple[int | None, ...] = eqx.field(static=True)
     tree: Any = eqx.field(static=True)
     count: int = eqx.field(static=True)
+    step_days: float = eqx.field(static=True, default=0.5)
 
     @classmethod
-    def of(cls, conditions: Sequence[Condition]) -> Batch:
+    def of(cls, conditions: Sequence[Condition], step_days: float = 0.5) -> Batch:
         """Raises: ValueError, if the conditions differ in more than numbers."""
         plans = [replace(c.plan, padded=True) for c in conditions]
         if len(conditions) > 1:
@@ -200,7 +201,7 @@ class Batch(eqx.Module):
             same = all(v is first for v in values) or all(np.array_equal(v, first) for v in values)
             leaves.append(first if same else jnp.stack([jnp.asarray(v) for v in values]))
             axes.append(None if same else 0)
-        return cls(tuple(leaves), tuple(axes), flat[0][1], len(conditions))
+        return cls(tuple(leaves), tuple(axes), flat[0][1], len(conditions), step_days)
 
     def each(self, function, *arguments):
         """``function(condition, *arguments)`` for every subject; arguments have a leading subject axis."""
@@ -220,7 +221,21 @@ class Batch(eqx.Module):
         """Those subjects only."""
         index = np.asarray(which)
         leaves = tuple(v if a is None else v[index] for v, a in zip(self.leaves, self.axes, strict=True))
-        return Batch(leaves, self.axes, self.tree, len(index))
+        return Batch(leaves, self.axes, self.tree, len(index), self.step_days)
+
+    def on(self, days: Sequence[float]) -> tuple[Batch, np.ndarray]:
+        """The same subjects looked at on other days, and the places of these days among all that are kept, ``(S, T)``."""
+        each: list[Condition] = [
+            jax.tree.unflatten(
+                self.tree, [v if a is None else v[i] for v, a in zip(self.leaves, self.axes, strict=True)]
+            )
+            for i in range(self.count)
+        ]
+        wanted = np.asarray(days, float)
+        batch, looked = conditions(
+            [c.model for c in each], [c.schedule for c in each], [c.start for c in each], [wanted] * self.count, self.step_days
+        )  # fmt: skip
+        return batch, np.asarray([[int(np.argmin(np.abs(row - d))) for d in wanted] for row in looked])
 
 
 def conditions(
@@ -256,7 +271,7 @@ def conditions(
             plan = make_plan(model, schedule, d.tolist(), step_days)
             made[key] = Condition(model, schedule, start, plan, jnp.asarray(d, model.tissue.white.dtype))
         out.append(made[key])
-    return Batch.of(out), np.stack(padded)
+    return Batch.of(out, step_days), np.stack(padded)
 
 
 def _stride(times: Sequence[np.ndarray], first_day: float) -> float:

@@ -81,16 +81,25 @@ class Noise(eqx.Module):
         return a * sd * jnp.ones_like(f)
 
     def standardise(
-        self, y: Array, f: Array, sd: Array, censoring: Array, theta: Mapping[str, Array], hold: bool = False
+        self,
+        y: Array,
+        f: Array,
+        sd: Array,
+        censoring: Array,
+        theta: Mapping[str, Array],
+        hold: bool = False,
+        sigma: Array | None = None,
     ) -> Standardised:
         """Measurements y (or limits) against predictions f, ``(M,)``.
 
         Args:
-            hold: take no derivative of the error through σ.
+            hold: take no derivative of the error through σ. sigma: to be used in the error, in the place of σ at f.
         """
         tiny = jnp.asarray(_TINY if f.dtype == jnp.float64 else 1e-37, f.dtype)
         whole = jnp.maximum(self.sigma(f, sd, theta), tiny)
-        sigma = jax.lax.stop_gradient(whole) if hold else whole
+        if sigma is None:
+            sigma = jax.lax.stop_gradient(whole) if hold else whole
+        sigma = jnp.maximum(sigma, tiny)
         if self.logarithmic:
             good = jnp.where(y > 0, y, 1.0)  # rows of padding; the data are checked
             z = (jnp.log(good) - jnp.log(jnp.maximum(f, tiny))) / sigma

@@ -106,11 +106,12 @@ class Observation(eqx.Module):
     """An observable: offset + scale · quantity.
 
     Attributes:
+        quantity: one of `QUANTITIES`, by name or as an object.
         scale, offset: numbers, or names of parameters (a bioluminescence or cell index is a signal, not cells).
     """
 
     name: str = eqx.field(static=True)
-    quantity: Quantity
+    quantity: Quantity = eqx.field(converter=lambda q: QUANTITIES[q][0]() if isinstance(q, str) else q)
     unit: str = eqx.field(static=True, default="1")
     scale: str | float = eqx.field(static=True, default=1.0)
     offset: str | float = eqx.field(static=True, default=0.0)

@@ -6,7 +6,8 @@ The likelihood of φ = (shared parameters, μ, ln ω) has b integrated out by La
 
     −ln L(φ) = Σ_i [ c_i(b̂_i) + ½ |(b̂_i − μ)/ω|² + Σ ln ω + ½ ln det H_i ],   H_i = Fisher information of b at b̂_i + 1/ω²,
 
-with b̂_i the mode of subject i. It is minimised by L-BFGS-B (scipy) with the exact gradient, the modes' part included.
+with b̂_i the mode of subject i. It is minimised by a quasi-Newton method with its gradient, the modes' part included (by
+the expected information); its first Hessian is the sum of the outer products of the subjects' gradients (Berndt et al. 1974).
 
 **Dropout.** Animals leave a study when their *measured* volume exceeds an end point, or for reasons unrelated to it. Given
 what was measured until then the leaving says nothing more about b_i (missing at random), so this likelihood is the
@@ -25,10 +26,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from jax import Array
-from scipy.optimize import minimize
+from scipy.stats import qmc
 
+from ..errors import GliomaError
+from .optimise import Fit
 from .problem import Problem, Table
 
 NARROWEST, WIDEST = 0.01, 3.0
@@ -143,57 +145,82 @@ class Population(eqx.Module):
 
     # -- one subject ------------------------------------------------------------------------
 
-    def _rows(self, b, condition, theta, table: Table, mu, omega, hold: bool):
-        e = self.problem.compare_one(condition, {**theta, **self.own(b)}, table, hold)
-        return e, (b - mu) / omega
+    def _at(self, b, condition, theta, table: Table, mu, omega):
+        """−ln of a subject's joint density at b, its slope and information; the model is differentiated once."""
 
-    def _mode(self, b0, condition, theta, table, mu, omega, max_steps):
-        reference = self._rows(b0, condition, theta, table, mu, omega, False)[0].log_sigma
+        def found(b):
+            f = self.problem.simulation({**theta, **self.own(b)}, condition)[table.at, table.which]
+            return f, f
 
-        def residuals(b, _):
-            e, prior = self._rows(b, condition, theta, table, mu, omega, False)
-            roots = jnp.where(table.used, jnp.sqrt(2.0 * (e.log_sigma - reference + 5.0)), 0.0)
-            return jnp.concatenate([e.error, roots, prior])
+        by_b, f = jax.jacfwd(found, has_aux=True)(b)
 
-        solver: Any = optx.LevenbergMarquardt(rtol=1e-7, atol=1e-7)
-        found = optx.least_squares(residuals, solver, b0, max_steps=max_steps, throw=False).value
-        return jnp.where(jnp.all(jnp.isfinite(found)), found, b0)
+        # σ is held while the information is formed, but not when that is differentiated by φ
+        reference = (f, {**theta, **self.own(b)})
+
+        def both(f, b):
+            full = {**theta, **self.own(b)}
+            e, held = (self.problem.standardise(f, full, table, False, at) for at in (None, reference))
+            prior = (b - mu) / omega
+            cost = jnp.sum(0.5 * e.error**2 + e.log_sigma - e.constant) + 0.5 * jnp.sum(prior**2)
+            return cost, jnp.concatenate([held.error, 2**0.5 * held.log_sigma, prior])
+
+        axes = jnp.eye(b.shape[0], dtype=b.dtype)
+        (cost, _), (slope, rows) = jax.vmap(
+            lambda along, axis: jax.jvp(both, (f, b), (along, axis)), in_axes=(1, 0), out_axes=((None, None), 0)
+        )(by_b, axes)
+        return cost, slope, rows @ rows.T
+
+    def _mode(self, b0, given, max_steps: int):
+        """Where the density is largest, by damped scoring: until a step promises no gain, or makes none."""
+
+        def going(state):
+            _, _, step, slope, _, k, damping = state
+            return (k == 0) | ((k < max_steps) & (damping < 1e8) & (-jnp.sum(slope * step) > 1e-10))
+
+        def direction(slope, h, damping):
+            return -jnp.linalg.solve(h + damping * jnp.diag(jnp.diag(h)), slope)
+
+        def step(state):
+            b, cost, step, slope, h, k, damping = state
+            trial = self._at(b + step, *given)
+            better = jnp.isfinite(trial[0]) & (trial[0] < cost) & jnp.all(jnp.isfinite(trial[2]))
+            b, cost, slope, h = jax.tree.map(
+                lambda new, old: jnp.where(better, new, old), (b + step, *trial), (b, cost, slope, h)
+            )
+            damping = jnp.where(better, jnp.where(damping > 1e-3, 0.1 * damping, 0.0), jnp.maximum(10 * damping, 1e-2))
+            return b, cost, direction(slope, h, damping), slope, h, k + 1, damping
+
+        # the first step has length zero: it is there to look
+        p, zero = b0.shape[0], jnp.zeros((), b0.dtype)
+        first = (b0, zero + jnp.inf, jnp.zeros_like(b0), jnp.zeros_like(b0), jnp.eye(p, dtype=b0.dtype), 0, zero)
+        return jax.lax.while_loop(going, step, first)[0]
 
     def _marginal(self, b0, condition, theta, table, mu, omega, max_steps):
         """Minus log marginal likelihood of a subject, its mode and its precision."""
         held = jax.tree.map(jax.lax.stop_gradient, (theta, mu, omega))
-        mode = self._mode(jax.lax.stop_gradient(b0), condition, held[0], table, held[1], held[2], max_steps)
+        mode = self._mode(jax.lax.stop_gradient(b0), (condition, held[0], table, held[1], held[2]), max_steps)
         mode = jax.lax.stop_gradient(mode)
 
-        def cost(b):
-            e, prior = self._rows(b, condition, theta, table, mu, omega, False)
-            return jnp.sum(0.5 * e.error**2 + e.log_sigma - e.constant) + 0.5 * jnp.sum(prior**2)
+        def look(b, _):
+            cost, slope, h = self._at(b, condition, theta, table, mu, omega)
+            # a Newton step from the mode is zero, but carries the mode's derivative by φ
+            newton = mode - jnp.linalg.solve(jax.lax.stop_gradient(h), slope)
+            return mode + (newton - jax.lax.stop_gradient(newton)), (cost, h)
 
-        def information(b):
-            def rows(b):
-                e, prior = self._rows(b, condition, theta, table, mu, omega, True)
-                return jnp.concatenate([e.error, 2**0.5 * e.log_sigma, prior])
-
-            j = jax.jacfwd(rows)(b)
-            return j.T @ j
-
-        # a Newton step from the mode is zero, but carries the mode's derivative by φ
-        curvature = jax.lax.stop_gradient(information(mode))
-        b = mode - jnp.linalg.solve(curvature, jax.jacfwd(cost)(mode))
-        b = mode + (b - jax.lax.stop_gradient(b))
-        h = information(b)
-        value = cost(b) + jnp.sum(jnp.log(omega)) + 0.5 * jnp.linalg.slogdet(h)[1]
+        _, (costs, precisions) = jax.lax.scan(look, mode, None, length=2)
+        h = precisions[1]
+        value = costs[1] + jnp.sum(jnp.log(omega)) + 0.5 * jnp.linalg.slogdet(h)[1]
         return value, (mode, h)
 
     def marginal(self, phi: Array, b0: Array, max_steps: int = 30):
-        """Minus ln L(φ), and modes and precisions of all subjects."""
+        """Minus ln L(φ) of every subject, and all modes and precisions."""
         shared, mu, omega = self.split(phi)
 
         def one(condition, theta, table, b):
             return self._marginal(b, condition, theta, table, mu, omega, max_steps)
 
         values, (modes, h) = self.problem.conditions.each(one, self.theta(shared), self.problem.table, b0)
-        return jnp.sum(values) - self._log_prior(shared), (modes, h)
+        return values - self._log_prior(shared) / values.shape[0], (modes, h)
 
     def _log_prior(self, shared: Array) -> Array:
         i = np.asarray(self.shared, int)
@@ -202,19 +229,14 @@ class Population(eqx.Module):
 
 @eqx.filter_jit
 def _value_and_slope(population: Population, phi: Array, b0: Array):
-    """Forward mode: φ is short, and the solver's reverse pass costs more than its few tangents."""
+    """Of every subject. Forward mode: φ is short, and the solver's reverse pass costs more than its few tangents."""
 
     def both(phi):
-        value, rest = population.marginal(phi, b0)
-        return value, (value, rest)
+        values, rest = population.marginal(phi, b0)
+        return values, (values, rest)
 
-    slope, (value, rest) = jax.jacfwd(both, has_aux=True)(phi)
-    return value, slope, rest
-
-
-@eqx.filter_jit
-def _modes(population: Population, phi: Array, b0: Array):
-    return population.marginal(phi, b0, 60)[1]
+    slopes, (values, rest) = jax.jacfwd(both, has_aux=True)(phi)
+    return values, slopes, rest
 
 
 def subjects_given(population: Population, phi: np.ndarray) -> Subjects:
@@ -223,63 +245,180 @@ def subjects_given(population: Population, phi: np.ndarray) -> Subjects:
     at = jnp.asarray(phi, dtype)
     _, mu, _ = population.split(at)
     b0 = jnp.broadcast_to(mu, (len(population.problem.subjects), len(population.random)))
-    modes, h = _modes(population, at, b0)
+    modes, h = _value_and_slope(population, at, b0)[2]
     return Subjects(np.asarray(modes, float), np.asarray(h, float))
 
 
 def fit_population(
     population: Population,
     start: np.ndarray | None = None,
-    spread: float = 0.3,
-    tolerance: float = 1e-8,
-    max_steps: int = 200,
+    spread: float | np.ndarray = 0.3,
+    tolerance: float = 1e-5,
+    max_steps: int = 100,
     progress: Callable[[int, float], Any] | None = None,
     start_modes: np.ndarray | None = None,
 ) -> PopulationFit:
     """Best φ from one start.
 
     Args:
-        start: shared parameters and means, scaled; the middle of the bounds by default.
-        spread: ω at the start. progress: called with the number of evaluations and the cost.
+        start: shared parameters and means, scaled; by default the parameters' own starts, or the middle of the bounds.
+        spread: ω at the start, a number or one for each.
+        tolerance: of the cost, relative.
+        progress: called with the number of evaluations and the cost.
         start_modes: of the subjects; at the start's means by default.
+
+    Raises:
+        GliomaError: if the likelihood is not finite at the start.
     """
-    problem, dtype = population.problem, population.problem.low.dtype
+    phi = _with_spread(population, _own_start(population) if start is None else np.asarray(start, float), spread)
+    look = _Look(population, progress)
+    found = _descend(look, phi, look.first_modes(phi, start_modes), population.bounds(), tolerance, max_steps)
+    return _finished(population, look, found)
+
+
+def search_population(
+    population: Population,
+    starts: int = 3,
+    seed: int = 0,
+    tolerance: float = 1e-5,
+    max_steps: int = 100,
+    progress: Callable[[int, float], Any] | None = None,
+) -> tuple[PopulationFit, Fit]:
+    """Best φ of several starts: the user's own, then points of a Latin hypercube in the middle half of the bounds.
+
+    Raises:
+        GliomaError: if the likelihood is finite at no start.
+    """
+    limits, look = population.bounds(), _Look(population, progress)
+    many = len(limits) - len(population.random)
+    unit = qmc.LatinHypercube(many, rng=seed).random(starts)
+    points = limits[:many, 0] + (0.25 + 0.5 * unit) * (limits[:many, 1] - limits[:many, 0])
+    points[0] = _own_start(population)
+    begun, ends = [], []
+    for point in points:
+        phi = _with_spread(population, point, 0.3)
+        begun.append(phi)
+        ends.append(_descend(look, phi, look.first_modes(phi, None), limits, tolerance, max_steps))
+    costs = np.asarray([end[1] for end in ends])
+    best = int(np.argmin(costs))
+    tried = Fit(
+        jnp.asarray(ends[best][0]), jnp.asarray(costs[best]), jnp.asarray(np.stack(begun)),
+        jnp.asarray(np.stack([end[0] for end in ends])), jnp.asarray(costs),
+        jnp.asarray([end[3] for end in ends]), jnp.asarray([end[4] for end in ends]), "quasi-newton",
+    )  # fmt: skip
+    return _finished(population, look, ends[best]), tried
+
+
+def _own_start(population: Population) -> np.ndarray:
     limits = population.bounds()
-    p, q = len(population.random), len(population.shared)
-    first = limits[: q + p].mean(axis=1) if start is None else np.asarray(start, float)
-    phi = np.concatenate([np.clip(first, limits[: q + p, 0], limits[: q + p, 1]), np.full(p, np.log(spread))])
-    modes = np.broadcast_to(phi[q : q + p], (len(problem.subjects), p)) if start_modes is None else start_modes
-    state: dict[str, Any] = {"modes": jnp.asarray(modes, dtype), "count": 0}
+    many = len(limits) - len(population.random)
+    by_name = {f.name: f for f in population.problem.free}
+    names = [*(population.problem.names[i].partition("[")[0] for i in population.shared), *population.random]
+    middle = limits[:many].mean(axis=1)
+    own = [by_name[n] for n in names]
+    return np.asarray([m if f.start is None else float(f.scale(f.start)) for m, f in zip(middle, own, strict=True)])
 
-    def evaluate(phi):
-        value, slope, (modes, _) = _value_and_slope(population, jnp.asarray(phi, dtype), state["modes"])
-        if np.isfinite(float(value)):
-            state["modes"] = modes
-        state["count"] += 1
-        if progress is not None:
-            progress(state["count"], float(value))
-        good = np.isfinite(float(value)) and np.all(np.isfinite(slope))
-        return (float(value), np.asarray(slope, float)) if good else (1e10, np.zeros(len(phi)))
 
-    options = {"maxiter": max_steps, "ftol": tolerance * 1e-2, "gtol": 1e-4, "maxls": 30}
-    found = minimize(evaluate, phi, jac=True, method="L-BFGS-B", bounds=limits, options=options)
-    phi = found.x
-    covariance = _covariance(lambda x: evaluate(x)[1], phi, limits)
-    modes, h = _modes(population, jnp.asarray(phi, dtype), state["modes"])
+def _with_spread(population: Population, point: np.ndarray, spread: float | np.ndarray) -> np.ndarray:
+    p = len(population.random)
+    limits = population.bounds()[: len(point)]
+    return np.concatenate([np.clip(point, limits[:, 0], limits[:, 1]), np.log(np.broadcast_to(spread, p))])
+
+
+class _Look:
+    """φ and starting modes → cost, gradients of the subjects ``(S, size)``, modes."""
+
+    def __init__(self, population: Population, progress: Callable[[int, float], Any] | None) -> None:
+        self.population, self.progress, self.count = population, progress, 0
+        self.dtype = population.problem.low.dtype
+
+    def first_modes(self, phi: np.ndarray, modes: np.ndarray | None) -> Array:
+        p, q = len(self.population.random), len(self.population.shared)
+        shape = (len(self.population.problem.subjects), p)
+        return jnp.asarray(np.broadcast_to(phi[q : q + p], shape) if modes is None else modes, self.dtype)
+
+    def __call__(self, phi: np.ndarray, modes: Array) -> tuple[float, np.ndarray, Array]:
+        values, slopes, (modes, _) = _value_and_slope(self.population, jnp.asarray(phi, self.dtype), modes)
+        value, slopes = float(jnp.sum(values)), np.asarray(slopes, float)
+        self.count += 1
+        if self.progress is not None:
+            self.progress(self.count, value)
+        good = np.isfinite(value) and np.all(np.isfinite(slopes)) and bool(jnp.all(jnp.isfinite(modes)))
+        return (value if good else np.inf), slopes, modes
+
+
+def _finished(population: Population, look: _Look, found) -> PopulationFit:
+    phi, value, modes, converged, _ = found
+    if not np.isfinite(value):
+        raise GliomaError("The population's likelihood is not finite at its start; narrow the bounds.")
+    covariance = _covariance(lambda x: look(x, modes)[1].sum(axis=0), phi, population.bounds())
+    modes, h = _value_and_slope(population, jnp.asarray(phi, look.dtype), modes)[2]
     return PopulationFit(
         population.names, phi, covariance, Subjects(np.asarray(modes, float), np.asarray(h, float)),
-        -float(found.fun), problem.count, bool(found.success),
+        -value, population.problem.count, converged,
     )  # fmt: skip
 
 
+def _descend(evaluate: Callable, x: np.ndarray, modes: Array, limits: np.ndarray, tolerance: float, max_steps: int):
+    """Quasi-Newton descent within bounds: x, the value, the modes there, whether it converged, and its steps.
+
+    Trial points start their modes from those of the best point, so that a bad one leaves nothing behind.
+
+    Args:
+        evaluate: x, modes → value, gradients of the subjects ``(S, size)``, modes.
+    """
+    value, slopes, modes = evaluate(x, modes)
+    slope = slopes.sum(axis=0)
+    hessian = slopes.T @ slopes + 1e-2 * np.eye(len(x))
+    radius = 0.5
+    for k in range(max_steps):
+        if not np.isfinite(value):
+            break
+        low, high = limits[:, 0] - x, limits[:, 1] - x
+        free = ~(((low > -1e-9) & (slope > 0)) | ((high < 1e-9) & (slope < 0)))
+        step = np.zeros_like(x)
+        step[free] = -np.linalg.solve(hessian[np.ix_(free, free)], slope[free])
+        # Newton's decrement: what the model of the cost promises
+        if -0.5 * slope @ step < tolerance * (1.0 + abs(value)):
+            return x, value, modes, True, k
+        step *= min(1.0, radius / np.abs(step).max())
+        step = np.clip(step, low, high)
+        trial, trial_slopes, trial_modes = evaluate(x + step, modes)
+        promised = slope @ step + 0.5 * step @ hessian @ step
+        gained = trial - value
+        if not gained < 0:
+            radius = 0.3 * float(np.abs(step).max())
+            if radius < 1e-7:
+                return x, value, modes, False, k
+        elif gained < 0.5 * promised:
+            radius = max(radius, 2.0 * float(np.abs(step).max()))
+        if np.isfinite(trial):
+            hessian = _updated(hessian, step, trial_slopes.sum(axis=0) - slope)
+        if gained < 0:
+            x, value, modes, slope = x + step, trial, trial_modes, trial_slopes.sum(axis=0)
+    return x, value, modes, False, max_steps
+
+
+def _updated(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """BFGS, damped so that the Hessian stays positive definite (Powell 1978)."""
+    moved = hessian @ step
+    curvature, along = step @ moved, step @ change
+    if curvature <= 0:
+        return hessian
+    if along < 0.2 * curvature:
+        share = 0.8 * curvature / (curvature - along)
+        change = share * change + (1.0 - share) * moved
+    return hessian - np.outer(moved, moved) / curvature + np.outer(change, change) / (step @ change)
+
+
 def _covariance(slope, phi: np.ndarray, limits: np.ndarray, step: float = 1e-3) -> np.ndarray:
-    """Inverse curvature by central differences of the gradient; entries on a bound have none."""
+    """Inverse curvature by differences of the gradient; entries on a bound have none."""
     inside = (phi - limits[:, 0] > 2 * step) & (limits[:, 1] - phi > 2 * step)
-    rows = []
+    here, rows = slope(phi), []
     for k in np.flatnonzero(inside):
         move = np.zeros_like(phi)
         move[k] = step
-        rows.append((slope(phi + move) - slope(phi - move))[inside] / (2 * step))
+        rows.append((slope(phi + move) - here)[inside] / step)
     covariance = np.zeros((len(phi), len(phi)))
     if rows:
         curvature = np.asarray(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -33,8 +34,17 @@ class Ensemble(NamedTuple):
         return ends[0], ends[1], ends[2]
 
 
-def predict(problem: Problem, batch: Batch, draws: np.ndarray, seed: int = 0) -> Ensemble:
-    """Observables at the days of ``batch``, for scaled vectors ``(draws, size)`` of a posterior."""
+def predict(problem: Problem, draws: np.ndarray, days: Sequence[float], seed: int = 0) -> Ensemble:
+    """Observables of every subject on ``days``, for scaled vectors ``(draws, size)`` of a posterior (`Laplace.draw`,
+    `Samples.flat`)."""
+    batch, places = problem.conditions.on(days)
+    found = predict_conditions(problem, batch, draws, seed)
+    rows = np.arange(len(places))[:, None]
+    return Ensemble(*(v[:, rows, places] for v in found))
+
+
+def predict_conditions(problem: Problem, batch: Batch, draws: np.ndarray, seed: int = 0) -> Ensemble:
+    """The same at the days of ``batch``."""
     values, sigma = _predict(problem, batch, jnp.asarray(draws, problem.low.dtype))
     return _with_noise(problem, np.asarray(values, float), np.asarray(sigma, float), seed)
 
@@ -50,7 +60,7 @@ def _predict(problem: Problem, batch: Batch, draws: Array):
 
 
 def predict_population(
-    population: Population, fitted: PopulationFit, batch: Batch, count: int = 200, seed: int = 0, refits: int = 10
+    population: Population, fitted: PopulationFit, batch: Batch, count: int = 200, seed: int = 0, refits: int = 5
 ) -> Ensemble:
     """For the population's subjects, whether they had part in the fit or not.
 

@@ -177,6 +177,12 @@ class Problem(eqx.Module):
             tuple(noises), tuple(order), tuple(names), subjects, arms,
         )  # fmt: skip
 
+    @property
+    def free_noise(self) -> bool:
+        """Whether any σ depends on parameters or predictions; otherwise the squared errors alone are the cost."""
+        fixed = set(self.fixed)
+        return any(n.kind in ("proportional", "combined") or set(n.names()) - fixed for n in self.noises)
+
     # -- coordinates ------------------------------------------------------------------------
 
     @property
@@ -232,10 +238,21 @@ class Problem(eqx.Module):
         found = self.simulation(theta, condition)[table.at, table.which]
         return self.standardise(found, theta, table, hold)
 
-    def standardise(self, f: Array, theta, table: Table, hold: bool = False) -> Standardised:
-        """Measurements of one subject against their predictions f, ``(M,)``."""
+    def standardise(self, f: Array, theta, table: Table, hold: bool = False, reference=None) -> Standardised:
+        """Measurements of one subject against their predictions f, ``(M,)``.
+
+        Args:
+            reference: prediction and theta from which σ in the errors is taken, instead of f and theta.
+        """
         theta = self.simulation.complete(theta)
-        parts = [n.standardise(table.y, f, table.sd, table.censoring, theta, hold) for n in self.noises]
+        sigmas: list[Array | None] = [None] * len(self.noises)
+        if reference is not None:
+            there = self.simulation.complete(reference[1])
+            sigmas = [n.sigma(reference[0], table.sd, there) for n in self.noises]
+        parts = [
+            n.standardise(table.y, f, table.sd, table.censoring, theta, hold, sigma)
+            for n, sigma in zip(self.noises, sigmas, strict=True)
+        ]
         mine = [table.used & (table.which == k) for k in range(len(parts))]
         return jax.tree.map(
             lambda *leaves: sum(jnp.where(m, leaf, 0.0) for m, leaf in zip(mine, leaves, strict=True)), *parts
@@ -266,6 +283,8 @@ class Problem(eqx.Module):
         reference. Without free noise parameters these entries are constant.
         """
         e = self.compare(s)
+        if not self.free_noise:
+            return jnp.concatenate([e.error.ravel(), (s - self.centre) / self.width])
         inside = e.log_sigma - reference + lift
         roots = jnp.where(self.table.used & (self.table.censoring == 0), jnp.sqrt(2.0 * inside), 0.0)
         return jnp.concatenate([e.error.ravel(), roots.ravel(), (s - self.centre) / self.width])

@@ -58,30 +58,33 @@ def sample(problem: Problem, s: Array, draws: int = 1000, warmup: int = 500, cha
     keys = jax.random.split(jax.random.key(seed), chains)
     starts = problem.unconstrained(jnp.asarray(s))
 
-    @eqx.filter_jit
-    def run(problem: Problem, starts: Array, keys: Array):
-        density = _forward_mode(lambda z: problem.log_density(z))
-
-        def chain(key):
-            scatter, adapt, go = jax.random.split(key, 3)
-            z = starts + 0.1 * jax.random.normal(scatter, starts.shape, starts.dtype)
-            adaptation = blackjax.window_adaptation(blackjax.nuts, density)
-            (state, tuned), _ = adaptation.run(adapt, z, num_steps=warmup)
-            step = blackjax.nuts(density, **tuned).step
-
-            def one(state, key):
-                state, info = step(key, state)
-                return state, (state.position, info.is_divergent)
-
-            return jax.lax.scan(one, state, jax.random.split(go, draws))[1]
-
-        z, divergent = jax.vmap(chain)(keys)
-        return jax.vmap(jax.vmap(problem.scaled))(z), jnp.sum(divergent)
-
-    found, divergent = run(problem, starts, keys)
+    found, divergent = _chains(problem, starts, keys, draws, warmup)
     rhat = blackjax.diagnostics.potential_scale_reduction(found)
     ess = blackjax.diagnostics.effective_sample_size(found)
     return Samples(np.asarray(found), np.asarray(rhat), np.asarray(ess), int(divergent))
+
+
+@eqx.filter_jit
+def _chains(problem: Problem, starts: Array, keys: Array, draws: int, warmup: int):
+    import blackjax
+
+    density = _forward_mode(lambda z: problem.log_density(z))
+
+    def chain(key):
+        scatter, adapt, go = jax.random.split(key, 3)
+        z = starts + 0.1 * jax.random.normal(scatter, starts.shape, starts.dtype)
+        adaptation = blackjax.window_adaptation(blackjax.nuts, density)
+        (state, tuned), _ = adaptation.run(adapt, z, num_steps=warmup)
+        step = blackjax.nuts(density, **tuned).step
+
+        def one(state, key):
+            state, info = step(key, state)
+            return state, (state.position, info.is_divergent)
+
+        return jax.lax.scan(one, state, jax.random.split(go, draws))[1]
+
+    z, divergent = jax.vmap(chain)(keys)
+    return jax.vmap(jax.vmap(problem.scaled))(z), jnp.sum(divergent)
 
 
 def _forward_mode(function):

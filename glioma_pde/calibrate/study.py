@@ -21,7 +21,7 @@ from .problem import Free, Problem
 
 def make_problem(
     models: Model | Mapping[str, Model],
-    data: Measurements,
+    data: Measurements | Sequence[Mapping[str, Any]],
     free: Sequence[Free],
     observations: Sequence[Observation],
     noises: Sequence[Noise],
@@ -36,6 +36,7 @@ def make_problem(
 
     Args:
         models: of each arm by name, or one for all. schedules: by arm; nothing happens in the others.
+        data: a table, or its rows as dictionaries.
         noises: of each observation.
         start: initial tumour; by default uniform, with the parameter ``tumour.initial.fraction``.
         derived: formulas of further parameters. fixed: values, or one for each subject.
@@ -45,6 +46,7 @@ def make_problem(
     Raises:
         ConfigError: everything wrong with the measurements, by row, and with the parameters.
     """
+    data = data if isinstance(data, Measurements) else Measurements.of(data)
     arms = sorted(set(map(str, data.arm)))
     by_arm = dict(models) if isinstance(models, Mapping) else dict.fromkeys(arms, models)
     last = float(data.time.max()) if end_day is None else end_day

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from scipy.stats import chi2, norm
+from scipy.stats import t as student
 
 from .optimise import levenberg_marquardt
 from .problem import Problem
@@ -42,7 +43,7 @@ class Laplace(NamedTuple):
 
     def intervals(self, problem: Problem, level: float = 0.95) -> np.ndarray:
         """Natural, ``(size, 2)``."""
-        half = norm.ppf(0.5 + 0.5 * level) * self.sd
+        half = quantiles(problem, level)[0] * self.sd
         with np.errstate(over="ignore"):
             ends = [
                 np.where(problem.log, np.exp(np.where(problem.log, e, 0)), e) for e in (self.s - half, self.s + half)
@@ -60,6 +61,22 @@ class Laplace(NamedTuple):
                 break
             found[out] = rng.multivariate_normal(self.s, self.covariance, int(out.sum()), method="eigh")
         return np.clip(found, low, high)
+
+
+def quantiles(problem: Problem, level: float) -> tuple[float, float]:
+    """Half-width of an interval in standard deviations, and threshold of twice the rise of the cost.
+
+    Where σ is estimated from n measurements beside p other parameters, the likelihood's σ² is (n − p)/n of what it should
+    be on average, and itself uncertain. Exact for linear models: t √(n/(n − p)) with Student's t of n − p degrees of freedom,
+    and n ln(1 + t²/(n − p)); both tend to the normal and to the χ² quantile.
+    """
+    noise = {n for model in problem.noises for n in model.names()} - set(problem.fixed)
+    count = problem.count
+    spare = count - sum(name.partition("[")[0] not in noise for name in problem.names)
+    if not noise or spare < 1:
+        return float(norm.ppf(0.5 + 0.5 * level)), float(chi2.ppf(level, 1))
+    quantile = float(student.ppf(0.5 + 0.5 * level, spare))
+    return quantile * math.sqrt(count / spare), count * math.log1p(quantile**2 / spare)
 
 
 def laplace(problem: Problem, s: Array) -> Laplace:
@@ -114,7 +131,7 @@ def profiles(
         s: best parameters, scaled.
     """
     which = list(range(problem.size)) if which is None else list(which)
-    threshold = float(chi2.ppf(level, 1))
+    threshold = quantiles(problem, level)[1]
     s = jnp.asarray(s)
     best = np.asarray(s, float)
     sd = laplace(problem, s).sd

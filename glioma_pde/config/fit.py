@@ -110,11 +110,34 @@ class FreeParameter(Section):
         return self
 
 
+class Wanted(Section):
+    """A prediction: an observable in an arm on a day."""
+
+    arm: Line
+    observable: Name
+    day: Day
+
+
+class Design(Section):
+    """Which further measurement would narrow a prediction most.
+
+    ``subject``: whose parameters count; by default the first one of the data in the prediction's arm. ``on_days``, ``arms``
+    and ``observables``: what could be measured; by default every arm and observable.
+    """
+
+    predict: Wanted
+    on_days: Annotated[tuple[Day, ...], Field(min_length=1, max_length=200)]
+    subject: Line | None = None
+    arms: tuple[Line, ...] = ()
+    observables: tuple[Name, ...] = ()
+
+
 FIT_SECTIONS: dict[str, Any] = {
     "fit": TypeAdapter(Fit),
     "observables": TypeAdapter(Annotated[dict[Name, Observable], Field(min_length=1, max_length=50)]),
     "parameters": TypeAdapter(Annotated[dict[Name, FreeParameter], Field(min_length=1, max_length=200)]),
     "derived": TypeAdapter(Annotated[dict[Name, Line], Field(max_length=200)]),
+    "design": TypeAdapter(Design),
     "fixed": TypeAdapter(Annotated[dict[Name, Number | Literal["first"]], Field(max_length=200)]),
 }
 """``fixed`` parameters have a number, or ``"first"``: each subject's first measurement."""

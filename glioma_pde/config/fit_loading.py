@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import ConfigError
 from .fit import FIT_SECTIONS
-from .loading import parsed_toml, read_text, study_of
-from .messages import sentence
+from .loading import merge, parsed_toml, read_text, study_of
+from .messages import sentence, shown
 from .sections import Study
 
+_NAME = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 _ONE_CELL: dict[str, Any] = {
     "tissue": {"kind": "phantom", "geometry": "box", "shape": [4, 4], "spacing_mm": 1.0},
     "initial": {"kind": "gaussian", "centre_mm": [0.0, 0.0], "sigma_mm": 1.0, "peak": 0.1},
@@ -27,6 +30,8 @@ class FitStudy(BaseModel):
 
     Attributes:
         study: the arms. derived, fixed: as in the file, by name.
+        models: further models of the same data, by name: ``[models.NAME]`` is the file with that table merged in, less
+            sections, or ``section.key``, in its list ``without``.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
@@ -37,7 +42,9 @@ class FitStudy(BaseModel):
     parameters: dict[str, Any]
     derived: dict[str, str]
     fixed: dict[str, float | str]
+    design: Any = None
     folder: str
+    models: dict[str, FitStudy] = {}
 
     @property
     def data_path(self) -> Path:
@@ -60,11 +67,57 @@ def loads_fit(text: str, where: str = "configuration", sets: Iterable[str] = (),
     """`load_fit` for text."""
     problems: list[str] = []
     data = parsed_toml(text, where, sets, problems)
+    models = data.pop("models", {})
+    whole = copy.deepcopy(data)
+    study, problems = _attempt(data, where, text, folder, problems)
+    told = set(problems)
+    if not isinstance(models, dict) or not all(isinstance(m, dict) and _NAME.fullmatch(n) for n, m in models.items()):
+        problems.append("models: must hold one table for each model, as [models.radial]")
+        models = {}
+    others = {}
+    for name, override in models.items():
+        mine = copy.deepcopy(whole)
+        without = override.pop("without", [])
+        for path in without if isinstance(without, list) else [without]:
+            section, _, key = path.partition(".") if isinstance(path, str) else ("", "", "")
+            inside = mine if not key else mine.get(section)
+            if not isinstance(inside, dict) or inside.pop(key or section, None) is None:
+                problems.append(
+                    f"models.{name}.without: {shown(path)} is neither a section of the file nor section.key"
+                )
+        merge(mine, override)
+        other, more = _attempt(mine, where, text, folder, [])
+        problems += [f"models.{name}.{p}" for p in more if p not in told]
+        if other is not None and study is not None:
+            others[name] = other
+            problems += [
+                f"models.{name}.fit.{key}: is the same for all models"
+                for key in ("data", "hold_out_after_day", "hold_out_subjects", "given_first")
+                if getattr(other.fit, key) != getattr(study.fit, key)
+            ]
+    names = set(others) & set(study.fit.laws if study is not None else ())
+    problems += [f"models.{name}: is also the name of a growth law in fit.laws" for name in sorted(names)]
+    if problems or study is None:
+        raise ConfigError(problems, where)
+    return study.model_copy(update={"models": others})
+
+
+def _attempt(
+    data: dict[str, Any], where: str, text: str, folder: str | Path, problems: list[str]
+) -> tuple[FitStudy | None, list[str]]:
+    """One calibration, or what is wrong with it."""
+    try:
+        return _one(data, where, text, folder, problems), []
+    except ConfigError as error:
+        return None, list(error.problems)
+
+
+def _one(data: dict[str, Any], where: str, text: str, folder: str | Path, problems: list[str]) -> FitStudy:
     found: dict[str, Any] = {}
     for name, adapter in FIT_SECTIONS.items():
         given = data.pop(name, None)
         if given is None:
-            found[name] = {}
+            found[name] = None if name == "design" else {}
             if name in ("fit", "observables", "parameters"):
                 problems.append(f"{name}: this section is missing")
             continue

@@ -188,7 +188,7 @@ def _one_arm(
     own: dict[str, Any] = copy.deepcopy(dict(override))
     preset = own.pop("preset", base.get("preset"))
     data, usual_label = _from_preset(preset, problems)
-    _merge(data, {k: copy.deepcopy(v) for k, v in base.items() if k != "preset"})
+    merge(data, {k: copy.deepcopy(v) for k, v in base.items() if k != "preset"})
     without = own.pop("without", [])
     if not isinstance(without, list) or not all(isinstance(w, str) for w in without):
         problems.append("without: must be a list of section names")
@@ -197,7 +197,7 @@ def _one_arm(
         if name not in SECTIONS or name in REQUIRED:
             problems.append(f"without: {shown(name)} is not a section that can be left out{nearest(name, SECTIONS)}")
         data.pop(name, None)
-    _merge(data, own)
+    merge(data, own)
     label = data.pop("label", usual_label)
     capacity = data.pop("capacity_cells_per_mm3", CAPACITY.default)
     if fault := text_fault(label):
@@ -251,12 +251,12 @@ def _meant(name: str) -> str:
     return close if "did you mean" in close else ""
 
 
-def _merge(into: dict, other: Mapping) -> None:
+def merge(into: dict, other: Mapping) -> None:
     """Tables are merged, everything else replaced; a table of another ``kind`` replaces the old one."""
     for key, value in other.items():
         old = into.get(key)
         if isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
-            _merge(old, value)
+            merge(old, value)
         else:
             into[key] = value
 
