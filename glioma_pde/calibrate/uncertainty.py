@@ -24,6 +24,9 @@ FLAT = 1e-12
 PARTNER = 0.2
 """A parameter takes part in a direction that the data leave open from this share of its largest entry on."""
 
+LOOSE = 3.0
+"""A standard deviation, in logarithms, from which on a closed profile is closed by the bounds of its partners."""
+
 
 class Laplace(NamedTuple):
     """The normal approximation at the best parameters, in scaled values.
@@ -259,7 +262,7 @@ def verdicts(
     Args:
         names, log, s: of all parameters: names, which are logarithmic, best values. information: of the scaled values.
 
-    One with a closed profile is identifiable. For the others the eigenvector of the Fisher information, in logarithms of
+    One with a closed profile is identifiable, unless the information leaves it open and only bounds of others close it. For the others the eigenvector of the Fisher information, in logarithms of
     the parameters, that adds most to its variance tells with what it trades.
     """
     size = np.where(log, 1.0, np.maximum(np.abs(s), 1e-300))
@@ -270,7 +273,7 @@ def verdicts(
     for profile in found:
         k = profile.index
         name = names[k]
-        if profile.closed:
+        if profile.closed and np.sum(vectors[k] ** 2 / values) < LOOSE**2:
             out.append(Verdict(name, "identifiable", "identifiable"))
             continue
         v = vectors[:, int(np.argmax(vectors[k] ** 2 / values))]
