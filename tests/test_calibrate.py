@@ -269,6 +269,7 @@ def herd_problem(data):
     return curve_problem(data, free, fixed={"initial": 100.0, "capacity": 1e6}, growth=Exponential(), step_days=5.0)
 
 
+@pytest.mark.slow
 def test_dropout_at_the_end_point_does_not_bias_the_population():
     """Means over the animals that are left do: the fast ones have gone."""
     data = herd(24, np.random.default_rng(7), endpoint=1000.0)
