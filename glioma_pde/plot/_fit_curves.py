@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from glioma_pde.io.fit_file import FitFile
 from glioma_pde.plot._style import DASH, FAINT, INK, PALETTE, UNTREATED, Sheet, letter
@@ -19,6 +20,20 @@ _MOST = 40  # subjects that are drawn
 def sheet(file: FitFile, body_mm: float, what: str, footer: str, width_mm: float = 180.0) -> Sheet:
     title = str(file.attributes.get("title", "Calibration"))
     return Sheet(width_mm, body_mm, title, what, footer)
+
+
+def log_ticks(axes: Axes, which: str) -> None:
+    """A logarithmic axis with plain numbers that do not run into each other."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    if decades < 0.7:
+        axis.set_major_locator(MaxNLocator(3))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.2 else (1.0, 3.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}" if 1e-3 < value < 1e5 else f"{value:.0e}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def arm_colours(file: FitFile) -> dict[str, str]:
@@ -59,7 +74,7 @@ def curves(file: FitFile) -> Figure:
         if endpoint is not None:
             a.axhline(float(endpoint), color=FAINT, linestyle=DASH, linewidth=0.6)
         if bool(c["logarithmic"][k]):
-            a.set_yscale("log")
+            log_ticks(a, "y")
         a.set_title(subject, pad=2)
         if n % columns == 0:
             a.set_ylabel(f"{name} [{c['unit'][k]}]")
@@ -166,10 +181,9 @@ def forecast(file: FitFile) -> Figure:
         low, high = max(a.get_xlim()[0], 1e-12), a.get_xlim()[1]
         a.plot([low, high], [low, high], color=FAINT, linewidth=0.8)
         said = {k: float(laws[f"{name}_{k}"][best]) for k in ("ccc", "nrmse", "coverage", "count")}
-        letter(
-            a, n, f"{title}: CCC {said['ccc']:.2f}, NRMSE {said['nrmse']:.2f}, {100 * said['coverage']:.0f} % covered, "
-            f"n = {said['count']:.0f}",
-        )  # fmt: skip
+        letter(a, n, title)
+        told = f"CCC {said['ccc']:.2f}\nNRMSE {said['nrmse']:.2f}\n{100 * said['coverage']:.0f} % covered\nn = {said['count']:.0f}"
+        a.text(0.03, 0.97, told, transform=a.transAxes, va="top", linespacing=1.4)
         a.set_xlabel("observed")
         a.set_ylabel("predicted")
     return page.figure

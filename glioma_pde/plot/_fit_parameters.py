@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from glioma_pde.io.fit_file import FitFile
-from glioma_pde.plot._fit_curves import sheet
+from glioma_pde.plot._fit_curves import log_ticks, sheet
 from glioma_pde.plot._style import DASH, FAINT, INK, PALETTE, lines_of
 
 _MOST = 8  # parameters of a corner plot
@@ -46,9 +48,10 @@ def profile_lines(file: FitFile) -> Figure:
     columns = min(4, len(groups))
     rows = -(-len(groups) // columns)
     level = float(file.attributes.get("level", 0.95))
+    how = "" if "subjects" not in file else "For a population the cost is taken as quadratic. "
     page = sheet(
         file, 42.0 * rows, "Profile likelihoods",
-        f"Twice the rise of the cost while one parameter is held and the others are fitted; dashed: threshold of its {100 * level:g} % "
+        f"{how}Twice the rise of the cost while one parameter is held and the others are fitted; dashed: threshold of its {100 * level:g} % "
         "interval. A line that stays below it up to an edge has an open interval there: the data do not bound the parameter.",
     )  # fmt: skip
     page.constrain()
@@ -60,8 +63,10 @@ def profile_lines(file: FitFile) -> Figure:
         a.axhline(threshold, color=FAINT, linestyle=DASH, linewidth=0.8)
         a.plot(group["best"], [0.0], "o", color=INK, markersize=3.5)
         a.set_ylim(-0.2, 2.2 * threshold)
+        if len(set(group["value"])) < 2:
+            a.text(0.5, 0.5, "on its bound", transform=a.transAxes, ha="center", color=FAINT)
         if bool(group["log"][0]):
-            a.set_xscale("log")
+            log_ticks(a, "x")
         a.set_title(lines_of(str(group["name"][0]).replace(".", ". "), 40.0).replace(". ", "."), fontsize=6.5)
     for n in range(len(groups), rows * columns):
         axes[n // columns, n % columns].set_axis_off()
@@ -114,5 +119,6 @@ def _short(law, k: int) -> str:
     name = str(law["names"][k])
     head, _, path = name.rpartition(" of ")
     last = path.rpartition(".")[2]
-    name = f"{head} of\n{last}" if head else last
+    name = f"{head} of {last}" if head else last
+    name = "\n".join(textwrap.wrap(name.replace("_", " "), 14, break_long_words=False))
     return f"ln {name}" if bool(law["log"][k]) else name
