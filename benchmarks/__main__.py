@@ -15,6 +15,7 @@ from glioma_pde.errors import GliomaError
 
 from .calibration import calibration
 from .calibration import table as calibration_table
+from .gradients import gradient_cases, gradient_table
 from .kernels import tumour_cases
 from .machine import Copies, choose_device, describe
 from .therapy import CONFIG, therapy_cases
@@ -64,6 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "therapy_step_per_tumour_step": whole.ms_per_step / alone.ms_per_step,
                 "therapy_step_with_ledger_per_tumour_step": with_ledger.ms_per_step / alone.ms_per_step,
             }
+        gradients = [] if options.no_gradients else gradient_cases(options.config, effort)
     copy = copies.result()
     limit = copy["limit_million_cell_steps_per_s"]
     return head | {
@@ -71,6 +73,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "copy": copy,
         "cases": [case.result(limit) for case in cases],
         "ratios": ratios,
+        "gradients": [case.result() for case in gradients],
     }
 
 
@@ -104,6 +107,8 @@ def table(result: dict[str, Any]) -> str:
             f"{c['fraction_of_copy_limit']:>9.1%}{c['trace_s'] + c['compile_s']:>11.2f}  {sweeps}".rstrip()
         )
     lines += [f"{name.replace('_', ' ')}: {value:.1f}" for name, value in result["ratios"].items()]
+    if result["gradients"]:
+        lines += ["", *gradient_table(result["gradients"])]
     return "\n".join(lines)
 
 
@@ -121,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=int, nargs="*", default=[128, 192], metavar="N", help="tumour cases: N³ cells")
     parser.add_argument("--no-therapy", action="store_true", help="leave the therapy step out")
     parser.add_argument("--calibration", action="store_true", help="time the calibration instead, in a file of its own")
-    parser.add_argument("--config", type=Path, default=CONFIG, metavar="TOML", help="therapy to time")
+    parser.add_argument("--no-gradients", action="store_true", help="leave the gradients of the therapy out")
+    parser.add_argument("--config", type=Path, default=CONFIG, metavar="TOML", help="therapy to time and differentiate")
     parser.add_argument("--copy-mib", type=int, metavar="MIB", help="array of the copy (default: 128; 1024 on a GPU)")
     return parser
 

@@ -32,6 +32,7 @@ HEAD = {
     "copy",
     "cases",
     "ratios",
+    "gradients",
 }
 CASE = {
     "name", "shape", "cells", "cells_inside", "stages", "ledger", "steps", "seconds", "trace_s", "compile_s",
@@ -65,7 +66,19 @@ observe_every_days = 1.0
 
 def test_the_smallest_tumour_case_runs_end_to_end(tmp_path, capsys):
     out = tmp_path / "result.json"
-    argv = ["--quick", "--sizes", "16", "--no-therapy", "--copy-mib", "1", "--device", "cpu", "--out", str(out)]
+    argv = [
+        "--quick",
+        "--sizes",
+        "16",
+        "--no-therapy",
+        "--no-gradients",
+        "--copy-mib",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
     assert program.main(argv) == 0
     result = json.loads(out.read_text())
     assert set(result) == HEAD
@@ -122,7 +135,7 @@ def test_sweeps_are_those_the_solver_made():
 def test_the_therapy_runs_end_to_end(tmp_path):
     config, out = tmp_path / "therapy.toml", tmp_path / "result.json"
     config.write_text(THERAPY)
-    argv = ["--quick", "--sizes", "--copy-mib", "1", "--config", str(config), "--out", str(out)]
+    argv = ["--quick", "--sizes", "--no-gradients", "--copy-mib", "1", "--config", str(config), "--out", str(out)]
     assert program.main(argv) == 0
     result = json.loads(out.read_text())
     alone, whole, ledger = result["cases"]

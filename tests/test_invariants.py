@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from glioma_pde.biology.attractant import Attractant
@@ -214,10 +214,8 @@ def check(law, p, seed):
     first, seen = jax.tree.map(np.asarray, march(law, p, rest))
     high, low = seen["high"], seen["low"]
     # Bounds of rates that do not saturate hold up to these densities.
-    if (law["kill"] == "linear" or p["kappa"] > 0) and seen["dosed"].max() > DENSEST:
-        return False
-    if law["growth"] is Exponential and high["tumour"].max() > 1:
-        return False
+    assume(seen["dosed"].max() <= DENSEST or (law["kill"] == "hill" and p["kappa"] == 0))
+    assume(law["growth"] is not Exponential or high["tumour"].max() <= 1)
     for field in ("tumour", "carriers"):
         assert np.all(low[field] >= -10 * EPS * np.maximum(high[field], 1e-290)), field
         assert np.all(np.abs(seen["gap"][field]) <= 1e-13 * seen["total"][field]), field
@@ -230,10 +228,13 @@ def check(law, p, seed):
     if law["filling"]:
         # doses may overfill; what moves and grows does not
         assert np.all(high["carriers"] <= np.maximum(1.0, seen["dosed"]) * (1 + 4 * EPS))
-    return True
 
 
-EXAMPLES = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(
+    deadline=None, derandomize=True, database=None,
+    suppress_health_check=[h for h in HealthCheck if h is not HealthCheck.filter_too_much],
+)  # fmt: skip
+"""Examples that are left out by `assume` are replaced by others; too many of them are an error."""
 
 
 @pytest.mark.parametrize("law", ["flux-limited", "logarithmic"])
