@@ -198,14 +198,14 @@ def test_all_arms_are_built_before_the_first_runs(source, tmp_path, capsys):
     "hungry", [lambda args: np.zeros(2**55), lambda args: jnp.zeros(2**55, jnp.uint8)], ids=["numpy", "jax"]
 )
 def test_memory_that_is_not_there_is_one_sentence(hungry, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_check", hungry)
+    monkeypatch.setitem(cli.ACTIONS, "check", hungry)
     shown = fails(capsys, 1, "check", "x.toml")
     assert "not enough memory" in shown
     assert len(shown.splitlines()) == 1
 
 
 def test_other_faults_are_not_taken_for_a_lack_of_memory(monkeypatch):
-    monkeypatch.setattr(cli, "_check", lambda args: {}["x"])
+    monkeypatch.setitem(cli.ACTIONS, "check", lambda args: {}["x"])
     with pytest.raises(KeyError):
         main(["check", "x.toml"])
 

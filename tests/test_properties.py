@@ -112,7 +112,6 @@ def check(kind, p, seed):
     # every amount that is counted is an amount, but growth above the capacity; what enters is a small difference
     signed = ("tumour_growth", "prodrug_entered")
     assert all(v >= -1e-12 for k, v in ledger.items() if not k.startswith(signed)), ledger
-    assert ledger.get("prodrug_entered", 0.0) >= -1e-9
     given_in_time = (days * r["day"] >= 0) & (days * r["day"] < days)
     assert ledger["carrier_delivery"] == pytest.approx(float(r["amount"][given_in_time].sum()), rel=1e-12)
     if KINDS[kind][1]["growth"] is not Exponential:
