@@ -86,10 +86,10 @@ def test_published_logistic_fits_are_reproduced(line):
     problem = brummer(line)
     found = fit(problem, starts=4, max_steps=60)
     rho, inverse, _ = problem.natural(found.s)
-    # to one unit of the last digit that they give
-    digit = 1e-7 if line == "PBT1" else 1e-6
-    assert float(rho) / 24 == pytest.approx(PUBLISHED[line][0], abs=digit)
-    assert float(inverse) == pytest.approx(PUBLISHED[line][1], abs=digit)
+    # six digits. With shorter steps PBT1 tends to 1/K = .18839768 and PBT2 to ρ = .1099956: the last digits given are not
+    # those of the least squares
+    assert float(rho) / 24 == pytest.approx(PUBLISHED[line][0], abs=1e-6)
+    assert float(inverse) == pytest.approx(PUBLISHED[line][1], abs=1e-6)
     assert np.all(np.isfinite(found.costs)) and bool(np.all(found.converged))
     if line == "PBT2":
         # standard errors that they give: 0.001949 and 0.0023003, with n − 2 in the place of n

@@ -86,17 +86,18 @@ class Images(eqx.Module):
 
     def predicted(self, u: Array) -> Array:
         """Shares of the masks, ``(T, 2, …)``."""
-        return jax.nn.sigmoid((logit(u)[:, None] - logit(self.thresholds).reshape(-1, *[1] * (u.ndim - 1))) / RAMP)
+        level = logit(self.thresholds).reshape(1, -1, *[1] * (u.ndim - 1))
+        return jax.nn.sigmoid((logit(u)[:, None] - level) / RAMP)
 
     def volumes(self, s: Array) -> Array:
         """Of both masks at every scan [mm³], ``(T, 2)``."""
-        shares = self.predicted(self.densities(s)) * self.model.tissue.mask
+        shares = self.predicted(self.densities(s)) * self.model.tissue.mask[None, None]
         return jax.vmap(jax.vmap(self.model.tissue.grid.integrate))(shares)
 
     def errors(self, s: Array) -> Array:
         """Predicted less seen shares, zero where nothing was segmented, ``(T, 2, …)``."""
         shape = (*self.used.shape, *[1] * (self.shares.ndim - 2))
-        keep = self.model.tissue.mask & self.used.reshape(shape)
+        keep = self.model.tissue.mask[None, None] & self.used.reshape(shape)
         return jnp.where(keep, self.predicted(self.densities(s)) - self.shares, 0.0)
 
 
