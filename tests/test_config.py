@@ -18,6 +18,7 @@ import pytest
 
 from glioma_pde.cli import main
 from glioma_pde.config import Config, from_json, load, loads
+from glioma_pde.config.fit_loading import is_fit_config, load_fit
 from glioma_pde.config.loading import DEEPEST, MOST_ARMS, MOST_BYTES
 from glioma_pde.config.sections import SECTIONS
 from glioma_pde.errors import ConfigError, one_line
@@ -73,7 +74,7 @@ def only(text: str, sets=()) -> str:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_shipped_configurations_load(path):
-    study = load(path)
+    study = load_fit(path).study if is_fit_config(path) else load(path)
     assert study.arms
     assert study.title
     assert study.text == path.read_text(encoding="utf-8")
