@@ -114,6 +114,7 @@ def test_without_directions_it_is_the_model_without_tensors(how):
         np.testing.assert_allclose(with_tensors.x[name], value, rtol=0, atol=10 * ULP * float(value.max()))
 
 
+@pytest.mark.slow
 def test_cells_spread_along_fibres_and_carriers_follow_them():
     """At the top of the arch fibres run along x; on the way down a guided carrier stays on them longer."""
     parts = [Tumour(0.4, 0.4, 0.0, anisotropy=1.0), *modules()[1:]]
@@ -147,6 +148,7 @@ def test_second_moments_along_and_across_fibres_are_those_of_the_tensor():
     np.testing.assert_allclose(gained, [2 * 0.05 * 12 / 7 * 6, 2 * 0.05 * 2 / 7 * 6], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_the_taylor_remainder_is_of_second_order():
     """In diffusivities, strength, speed, and the initial fields."""
     plan = plan_for(BUNDLE, modules(), 0.3)

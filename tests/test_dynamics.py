@@ -172,6 +172,7 @@ DYNAMIC = ["attractant.dynamics=dynamic", "prodrug.dynamics=dynamic", "drug.dyna
 SLOW = ["drug.diffusivity_mm2_per_day=0.5", "attractant.diffusivity_mm2_per_day=0.5"]
 
 
+@pytest.mark.slow
 def test_a_run_stores_them_as_fields_with_their_own_units(tmp_path):
     course = "\n[[prodrug.courses]]\nstart_day = 1.0\nend_day = 3.0\ndose_mg_per_kg_per_day = 100.0\n"
     sets = [

@@ -475,6 +475,7 @@ def test_single_precision_traces_where_double_is_enabled():
 # -- windows and sides --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_larger_anatomy_gives_the_same_answer(tmp_path):
     text = TINY.replace('"head"', '"box"').replace("[5.0, 3.0]", "[1.0, 1.0]")
     text = text.replace("[[4.0, 6.0], [6.0, -1.0]]", "[[-1.0, 0.0]]")

@@ -151,6 +151,7 @@ def test_the_ledger_closes_and_all_parts_stay_parts_at_the_longest_step():
         assert gained == pytest.approx(booked, abs=1e-13)
 
 
+@pytest.mark.slow
 def test_the_taylor_remainder_is_of_second_order():
     """In every parameter of vessels, oxygen and necrosis, and in the initial tumour."""
     theta = {
