@@ -248,6 +248,44 @@ def test_bad_problems_are_told_at_once():
     ]
 
 
+def of_arms(*arms):
+    return Measurements.of([
+        {"subject": arm, "arm": arm, "time": t, "observable": "volume", "value": 1.0} for arm in arms for t in (1.0, 3.0)
+    ])  # fmt: skip
+
+
+def test_every_arm_has_its_own_treatment_and_start_on_one_model():
+    from glioma_pde.calibrate.forward import Uniform, conditions
+    from glioma_pde.delivery import CarrierDoses, Schedule
+
+    model = mixed()
+
+    def dosed(cells):
+        return Schedule((CarrierDoses.at_sites([2.0], cells, [[0.5, 0.5]], 1.0),))
+
+    one = [Free(GROWTH.name, 0.02, 0.5), Free("tumour.initial.fraction", 0.01, 0.5)]
+    make = lambda schedules: make_problem(  # noqa: E731
+        model,
+        of_arms("a", "b"),
+        one,
+        [Observation("volume", Fraction())],
+        [Noise("additive", 1.0)],
+        schedules=schedules,
+    )
+    batch = make({"a": dosed(0.0), "b": dosed(1e6)}).conditions
+    each = [c.schedule.events[0].cells[0] for c in batch.split()]
+    assert each == [0.0, 1e6]
+    # one schedule alone has other shapes than none
+    with pytest.raises(ConfigError, match="the same modules, grid, and lengths of schedules"):
+        make({"a": dosed(1e6)})
+    days, none = np.array([1.0, 3.0]), Schedule()
+    starts = [Uniform(0.1), Uniform(0.2)]
+    batch, _ = conditions([model] * 2, [none] * 2, starts, [days] * 2, 0.5)
+    assert [c.start.fraction for c in batch.split()] == [0.1, 0.2]
+    # nothing is padding where all plans have one width
+    assert not batch.split()[0].plan.padded
+
+
 # -- populations ------------------------------------------------------------------------------------------
 
 

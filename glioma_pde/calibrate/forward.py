@@ -20,7 +20,7 @@ from jax import Array
 
 from ..delivery import Schedule, gaussian
 from ..model import Model
-from ..schedule import Plan, make_plan, stack
+from ..schedule import Plan, make_plan
 from ..solve import solve
 from .formula import Formula
 from .observation import Observation
@@ -186,14 +186,13 @@ class Batch(eqx.Module):
     @classmethod
     def of(cls, conditions: Sequence[Condition], step_days: float = 0.5) -> Batch:
         """Raises: ValueError, if the conditions differ in more than numbers."""
-        plans = [replace(c.plan, padded=True) for c in conditions]
-        if len(conditions) > 1:
-            stacked = stack(plans)
-            plans = [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(len(conditions))]
-        flat: list[tuple[list[Any], Any]] = [
-            jax.tree.flatten(replace(c, plan=p)) for c, p in zip(conditions, plans, strict=True)
-        ]
-        if any(tree != flat[0][1] for _, tree in flat):
+        widths = {c.plan.lower.shape[1] for c in conditions}
+        # where no block is padding, none has to be told from the others at every step
+        some = len(widths) > 1 or any(c.plan.padded for c in conditions)
+        plans = {id(c.plan): replace(c.plan.padded_to(c.plan.saves - 1, max(widths)), padded=some) for c in conditions}
+        flat: list[tuple[list[Any], Any]] = [jax.tree.flatten(replace(c, plan=plans[id(c.plan)])) for c in conditions]
+        first_shapes = [jnp.shape(v) for v in flat[0][0]]
+        if any(tree != flat[0][1] or [jnp.shape(v) for v in leaves] != first_shapes for leaves, tree in flat):
             raise ValueError("The conditions of one problem need the same modules, grid, and lengths of schedules.")
         leaves, axes = [], []
         for values in zip(*(leaves for leaves, _ in flat), strict=True):
@@ -217,20 +216,18 @@ class Batch(eqx.Module):
     def dtype(self):
         return jax.tree.unflatten(self.tree, self.leaves).model.tissue.white.dtype
 
-    def take(self, which: Sequence[int]) -> Batch:
-        """Those subjects only."""
-        index = np.asarray(which)
-        leaves = tuple(v if a is None else v[index] for v, a in zip(self.leaves, self.axes, strict=True))
-        return Batch(leaves, self.axes, self.tree, len(index), self.step_days)
-
-    def on(self, days: Sequence[float]) -> tuple[Batch, np.ndarray]:
-        """The same subjects looked at on other days, and the places of these days among all that are kept, ``(S, T)``."""
-        each: list[Condition] = [
+    def split(self) -> list[Condition]:
+        """The condition of every subject."""
+        return [
             jax.tree.unflatten(
                 self.tree, [v if a is None else v[i] for v, a in zip(self.leaves, self.axes, strict=True)]
             )
             for i in range(self.count)
         ]
+
+    def on(self, days: Sequence[float]) -> tuple[Batch, np.ndarray]:
+        """The same subjects looked at on other days, and the places of these days among all that are kept, ``(S, T)``."""
+        each = self.split()
         wanted = np.asarray(days, float)
         batch, looked = conditions(
             [c.model for c in each], [c.schedule for c in each], [c.start for c in each], [wanted] * self.count, self.step_days
@@ -252,6 +249,9 @@ def conditions(
         models, schedules, starts: of each subject's arm.
         times: days of its measurements.
         step_days: longest step; the caller sees to it that the models' bounds hold for all parameters.
+
+    Raises:
+        ValueError: if the arms differ in more than numbers.
     """
     stride = _stride(times, first_day)
     days = []
@@ -263,10 +263,10 @@ def conditions(
         days.append(_split(np.unique(np.round(cuts, 9)), stride))
     longest = max(2, *(len(d) for d in days))
     padded = [np.append(d, d[-1] + _PAUSE * np.arange(1, longest - len(d) + 1)) for d in days]
-    made: dict[tuple[int, bytes], Condition] = {}
+    made: dict[tuple[int, int, int, bytes], Condition] = {}
     out = []
     for model, schedule, start, d in zip(models, schedules, starts, padded, strict=True):
-        key = (id(model), d.tobytes())
+        key = (id(model), id(schedule), id(start), d.tobytes())
         if key not in made:
             plan = make_plan(model, schedule, d.tolist(), step_days)
             made[key] = Condition(model, schedule, start, plan, jnp.asarray(d, model.tissue.white.dtype))

@@ -35,7 +35,9 @@ def make_problem(
     """The problem of all subjects of ``data``.
 
     Args:
-        models: of each arm by name, or one for all. schedules: by arm; nothing happens in the others.
+        models: of each arm by name, or one for all.
+        schedules: by arm, empty for those left out. All arms of a problem need schedules of the same shapes: where some are
+            treated, the others get the same events with amounts of zero.
         data: a table, or its rows as dictionaries.
         noises: of each observation.
         start: initial tumour; by default uniform, with the parameter ``tumour.initial.fraction``.
@@ -44,7 +46,8 @@ def make_problem(
         end_day: of the simulated window; the last measurement by default.
 
     Raises:
-        ConfigError: everything wrong with the measurements, by row, and with the parameters.
+        ConfigError: everything wrong with the measurements, by row, with the parameters, and with arms that differ in more
+            than numbers.
     """
     data = data if isinstance(data, Measurements) else Measurements.of(data)
     arms = sorted(set(map(str, data.arm)))
@@ -64,11 +67,12 @@ def make_problem(
             theta = {f.name: jnp.asarray(getattr(f, corner)) for f in free if is_parameter(model, f.name)}
             step = min(step, with_parameters(model, theta).largest_step())
     mine = [data.arm_of(s) for s in data.subjects]
-    plans = [(schedules or {}).get(a, Schedule()) for a in mine]
+    untreated = Schedule()
+    plans = [(schedules or {}).get(a, untreated) for a in mine]
     times = [data.time[data.subject == s] for s in data.subjects]
     begin = start or Uniform()
-    batch, days = conditions([by_arm[a] for a in mine], plans, [begin] * len(mine), times, step)
     try:
+        batch, days = conditions([by_arm[a] for a in mine], plans, [begin] * len(mine), times, step)
         return Problem.of(Simulation(tuple(observations), formulas), batch, np.asarray(days), data, free, noises, fixed)
     except ValueError as error:
         raise ConfigError(str(error).split("; "), "problem") from None
