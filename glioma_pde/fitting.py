@@ -13,10 +13,11 @@ import numpy as np
 from .build import common_shapes, described, make_tissue
 from .calibrate.data import Measurements, check
 from .calibrate.formula import Formula
-from .calibrate.forward import Ball, Batch, Given, Simulation, Start, Uniform, conditions, is_parameter, with_parameters
+from .calibrate.forward import Ball, Batch, Given, Simulation, Start, Uniform, conditions, is_parameter
 from .calibrate.noise import Noise
 from .calibrate.observation import QUANTITIES, Observation
-from .calibrate.problem import Free, Problem, Table
+from .calibrate.problem import Free, Problem, Table, parameter_problems
+from .calibrate.study import stable_step
 from .config.fit_loading import FitStudy
 from .config.messages import nearest
 from .delivery import Schedule
@@ -68,19 +69,32 @@ class Setup:
         """
         data = self.data
         arms = [data.arm_of(s) for s in data.subjects]
-        batch, days = self.batch(arms, [data.time[data.subject == s] for s in data.subjects])
-        fixed: dict[str, Any] = {}
-        for name, value in self.study.fixed.items():
-            fixed[name] = jnp.asarray([_first(data, s) for s in data.subjects]) if value == "first" else float(value)
         try:
+            batch, days = self.batch(arms, [data.time[data.subject == s] for s in data.subjects])
+            fixed = _fixed(self.study, data)
             return Problem.of(self.simulation, batch, days, data, self.free, self.noises, fixed)
         except ValueError as error:
             raise ConfigError(str(error).split("; "), "calibration") from None
 
     def law(self, growth: str) -> Setup:
         """The same with another growth law."""
-        arms, step, _ = _arms(self.study, self.free, growth)
-        return replace(self, arms=arms, step_days=step)
+        arms = _arms(self.study, growth)
+        return replace(self, arms=arms, step_days=_step(self.study, self.data, arms, self.simulation, self.free))
+
+
+def _fixed(study: FitStudy, data: Measurements) -> dict[str, Any]:
+    """A number, or one for each subject."""
+    return {
+        name: jnp.asarray([_first(data, s) for s in data.subjects]) if value == "first" else float(value)
+        for name, value in study.fixed.items()
+    }
+
+
+def _step(
+    study: FitStudy, data: Measurements, arms: dict[str, Arm], simulation: Simulation, free: Sequence[Free]
+) -> float:
+    longest = min(config.time.step_days for config in study.study.arms)
+    return stable_step([a.model for a in arms.values()], simulation, free, _fixed(study, data), longest)
 
 
 def _first(data: Measurements, subject: str) -> float:
@@ -117,8 +131,7 @@ def set_up(study: FitStudy) -> Setup:
         for name, p in study.parameters.items()
     )  # fmt: skip
     growth = study.fit.laws[0] if study.fit.laws else study.study.arms[0].tumour.growth
-    arms, step, more = _arms(study, free, growth)
-    problems += more
+    arms = _arms(study, growth)
     problems += _unread(study, simulation, noises, arms)
     window = (0.0, max(arm.time.end_day for arm in study.study.arms))
     problems += check(data, simulation.names, noises, list(arms), window, _FEWEST)
@@ -129,8 +142,11 @@ def set_up(study: FitStudy) -> Setup:
         for s in study.fit.hold_out_subjects
         if s not in subjects
     ]
+    if len(simulation.derived) == len(study.derived):
+        problems += parameter_problems(simulation, free, noises, study.fixed)
     if problems:
         raise ConfigError(problems, study.study.path)
+    step = _step(study, data, arms, simulation, free)
     return Setup(study, data, arms, simulation, noises, free, step)
 
 
@@ -177,13 +193,12 @@ def _observed(study: FitStudy) -> tuple[Simulation, tuple[Noise, ...], list[str]
     return Simulation(tuple(observations), tuple(derived)), tuple(noises), problems
 
 
-def _arms(study: FitStudy, free: Sequence[Free], growth: str) -> tuple[dict[str, Arm], float, list[str]]:
+def _arms(study: FitStudy, growth: str) -> dict[str, Arm]:
     configs = [
         c.model_copy(update={"tumour": c.tumour.model_copy(update={"growth": growth})}) for c in study.study.arms
     ]
     shapes = common_shapes(configs)
     arms: dict[str, Arm] = {}
-    steps = []
     for config in configs:
         dtype = jnp.dtype(config.numerics.precision)
         if study.fit.geometry == "well_mixed":
@@ -192,11 +207,7 @@ def _arms(study: FitStudy, free: Sequence[Free], growth: str) -> tuple[dict[str,
             tissue, _ = make_tissue(config, dtype)
         model, schedule = described(config, tissue, shapes, {})
         arms[config.arm] = Arm(model, schedule, _start(study, config, dtype))
-        for corner in ("low", "high"):
-            theta = {f.name: jnp.asarray(getattr(f, corner)) for f in free if is_parameter(model, f.name)}
-            steps.append(with_parameters(model, theta).largest_step())
-        steps.append(config.time.step_days)
-    return arms, float(min(steps)), []
+    return arms
 
 
 def _start(study: FitStudy, config: Any, dtype) -> Start:

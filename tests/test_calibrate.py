@@ -239,7 +239,19 @@ def test_bad_problems_are_told_at_once():
     said = "\n".join(error.value.problems)
     assert "row 2: volume is -2" in said
     assert "bounds must be finite and in order" in said and "sigma: the start 3 lies outside its bounds" in said
+    # a population's distribution takes the place of a prior
+    both = Free("x", 0.1, 1.0, level="subject", population=True, prior=(0.5, 0.1))
+    assert both.problems() == ["x: takes no prior beside its population distribution"]
     good = table([("m", 0.0, "volume", 1.0), ("m", 1.0, "volume", 2.0)])
+    for derived in ({"a": "2 * b", "b": "3 * sigma"}, {"a": "2 * a"}):
+        with pytest.raises(ConfigError) as error:
+            make_problem(
+                mixed(), good, [GROWTH, Free("sigma", 0.1, 1.0), Free("tumour.initial.fraction", 0.01, 0.5)],
+                [Observation("volume", Fraction(), scale="a")], [Noise("lognormal", "sigma")], derived=derived,
+            )  # fmt: skip
+        assert error.value.problems == [
+            f"derived.a: reads {max(derived)}, which is not known before; formulas apply in their order"
+        ]
     with pytest.raises(ConfigError) as error:
         curve_problem(good, [GROWTH, Free("sigma", 0.1, 1.0)])
     assert error.value.problems == [
@@ -284,6 +296,21 @@ def test_every_arm_has_its_own_treatment_and_start_on_one_model():
     assert [c.start.fraction for c in batch.split()] == [0.1, 0.2]
     # nothing is padding where all plans have one width
     assert not batch.split()[0].plan.padded
+
+
+def test_derived_and_fixed_parameters_shorten_the_step():
+    model = Model(Tissue.radial(8, 1.0), [Tumour(0.01, 0.01, 0.05)], ledger=False)
+    look, noise = [Observation("volume", Fraction())], [Noise("additive", 1.0)]
+    rate, start = Free("rate", 1.0, 40.0), Free("tumour.initial.fraction", 0.01, 0.5)
+    white, grey = (f"tumour.diffusivity_{k}_mm2_per_day" for k in ("white", "grey"))
+    data = of_arms("a")
+    direct = make_problem(model, data, [rate._replace(name=white), start], look, noise, step_days=2.0)
+    derived = make_problem(model, data, [rate, start], look, noise, derived={white: "1 * rate"}, step_days=2.0)
+    fixed = make_problem(model, data, [start], look, noise, fixed={white: 40.0}, step_days=2.0)
+    assert derived.conditions.step_days == fixed.conditions.step_days == direct.conditions.step_days < 0.1
+    assert (
+        make_problem(model, data, [start], look, noise, fixed={grey: 0.01}, step_days=2.0).conditions.step_days == 2.0
+    )
 
 
 # -- populations ------------------------------------------------------------------------------------------
@@ -338,3 +365,18 @@ def test_a_population_needs_all_of_its_subjects_parameters():
             fixed={"initial": 100.0, "capacity": 1e6},
         )
         Population.of(problem)
+
+
+def test_priors_on_shared_parameters_are_no_part_of_the_likelihood(monkeypatch):
+    from glioma_pde.calibrate import population as module
+
+    free = [GROWTH._replace(level="subject", population=True), Free("sigma", 0.02, 1.0, prior=(0.1, 0.5))]
+    data = herd(2, np.random.default_rng(0))
+    population = Population.of(
+        curve_problem(data, free, fixed={"initial": 100.0, "capacity": 1e6}, growth=Exponential(), step_days=5.0)
+    )
+    phi, modes = np.array([np.log(0.2), np.log(0.1), np.log(0.3)]), jnp.zeros((2, 1))
+    found = jnp.ones(2), jnp.ones((2, 3)), (modes, jnp.ones((2, 1, 1)))
+    monkeypatch.setattr(module, "_value_and_slope", lambda *_: found)
+    whole = module._finished(population, _Look(population, None), (phi, 7.0, modes, True, 1))
+    assert whole.log_likelihood == pytest.approx(-7.0 + 0.5 * (np.log(2.0) / 0.5) ** 2)

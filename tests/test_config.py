@@ -18,7 +18,7 @@ import pytest
 
 from glioma_pde.cli import main
 from glioma_pde.config import Config, from_json, load, loads
-from glioma_pde.config.fit_loading import is_fit_config, load_fit
+from glioma_pde.config.fit_loading import is_fit_config, load_fit, loads_fit
 from glioma_pde.config.loading import DEEPEST, MOST_ARMS, MOST_BYTES
 from glioma_pde.config.sections import SECTIONS
 from glioma_pde.errors import ConfigError, one_line
@@ -674,3 +674,36 @@ def test_a_check_imports_nothing_heavy_and_takes_no_time(name, tmp_path):
     assert done.returncode == expected, done.stderr
     assert "heavy []" in done.stdout
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
+
+
+FIT = """
+title = "t"
+[fit]
+data = "d.csv"
+geometry = "well_mixed"
+[tumour]
+diffusivity_white_mm2_per_day = 0.0
+diffusivity_grey_mm2_per_day = 0.0
+[time]
+end_day = 10.0
+[observables.v]
+quantity = "fraction"
+noise = { kind = "additive", a = "s" }
+[parameters]
+s = { bounds = [0.1, 1.0] }
+"""
+
+
+@pytest.mark.parametrize(
+    ("sets", "sentence"),
+    [
+        (["fit.starts=0"], "fit.starts: should be greater than or equal to 1"),
+        (["parameters.s={bounds=[1.0, 2.0], level='subject', population=true, prior={centre=1.0, width=1.0}}"],
+         "a parameter with a population distribution takes no prior"),
+    ],
+)  # fmt: skip
+def test_bad_calibrations_are_told_in_one_sentence(sets, sentence):
+    assert loads_fit(FIT).parameters["s"].bounds == (0.1, 1.0)
+    with pytest.raises(ConfigError) as caught:
+        loads_fit(FIT, "x.toml", sets)
+    assert len(caught.value.problems) == 1 and sentence in caught.value.problems[0]

@@ -137,6 +137,10 @@ def test_scans_that_say_nothing_are_told_at_once():
     said = str(error.value)
     assert "day 1 has 2 scans" in said and "the tissue (4, 4, 4)" in said and "shares from 0 to 1" in said
     assert "no day has both" in said
+    some = np.zeros((4, 4, 4))
+    some[1:3, 1:3, 1:3] = 1.0
+    with pytest.raises(GliomaError, match="day 1: the first day has no mask that is not empty"):
+        fit_images(tissue, [Scan(1.0, empty, None), Scan(5.0, some, some)])
     assert overlap_scores(np.ones(4, bool), np.array([1, 1, 0, 0], bool)) == {
         "volume_error_percent": 100.0,
         "dice": pytest.approx(2 / 3),

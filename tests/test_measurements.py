@@ -43,6 +43,8 @@ def test_petab_names_are_understood():
         ("subject,time,value\na,1,2\n", ["column 'observable' is missing"]),
         ("subject,time,observable,value,colour\na,1,v,2,red\n", ["column 'colour' is unknown"]),
         ("subject,time,observable,value\na,1,v\n", ["row 2: has 3 cells, the head has 4"]),
+        ('subject,time,observable,value\n\na,1,v,2\na,2,"v,2\nb,1,v,3\n', ["row 4: cannot be read as CSV"]),
+        ('subject,time,observable,value\n"a\nb",1,v,2\nc,x,v,3\n', ["row 4: time must be"]),
         (
             "subject,time,observable,value,sd,censoring\na,x,v,2,1,\n,1,v,nan,-1,up\n",
             ["row 2: time must be a finite number", "row 3: subject is empty", "row 3: value must be", "row 3: sd must be",

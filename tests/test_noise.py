@@ -89,3 +89,14 @@ def test_scores_of_known_cases():
     assert concordance(y, y + 1.0) == pytest.approx(2 * 1.25 / (2.5 + 1.0))
     assert nrmse(y, y + 1.0) == pytest.approx(1 / y.std())
     assert score(y, y, y - 1, np.array([2.0, 1.0, 4.0, 5.0])).coverage == 0.75
+
+
+def test_no_forecast_is_drawn_where_nothing_held_out_has_a_score():
+    from glioma_pde.plot._fit_curves import scored
+
+    late = {"data": {"held_out": np.array([0, 1])}, "laws_compared": {"late_ccc": np.array([0.9])}}
+    assert [name for _, name, _ in scored(late)] == ["late"]
+    # the first measurements of a held-out mouse may be all it has, and those held out may all be censored
+    assert not scored({**late, "data": {"held_out": np.array([0, 3])}})
+    assert not scored({**late, "laws_compared": {}})
+    assert not scored({"data": {}, "laws_compared": {}})

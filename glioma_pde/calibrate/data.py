@@ -106,7 +106,16 @@ class Measurements:
         """
         lines = text.splitlines()
         kept = [(k + 1, line) for k, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")]
-        table = list(csv.reader(line for _, line in kept))
+        reader = csv.reader((line for _, line in kept), strict=True)
+        table, numbers, begun = [], [], 0
+        try:
+            for cells in reader:
+                table.append(cells)
+                numbers.append(kept[begun][0])
+                begun = reader.line_num
+        except csv.Error as error:
+            text = f"row {kept[begun][0]}: cannot be read as CSV ({error}); is a quotation mark without its partner?"
+            raise ConfigError([text], where) from None
         if not table:
             raise ConfigError(["the file holds no table"], where)
         head = [h.strip().lstrip("\ufeff") for h in table[0]]
@@ -117,14 +126,14 @@ class Measurements:
         problems += [f"column {h!r} is unknown; known are {', '.join(_COLUMNS)}" for h in unknown]
         problems += [
             f"row {number}: has {len(row)} cells, the head has {len(head)}"
-            for (number, _), row in zip(kept[1:], table[1:], strict=True)
+            for number, row in zip(numbers[1:], table[1:], strict=True)
             if len(row) != len(head)
         ]
         if problems:
             raise ConfigError(_first(problems), where)
         rows = [{n: row[i] for n, i in columns.items() if i is not None} for row in table[1:]]
         try:
-            return cls.of(rows, [number for number, _ in kept[1:]])
+            return cls.of(rows, numbers[1:])
         except ConfigError as error:
             raise ConfigError(error.problems, where) from None
 

@@ -177,6 +177,10 @@ def _check(tissue: Tissue, scans: Sequence[Scan]) -> None:
         problems.append(
             "no day has both T1Gd and FLAIR masks that are not empty: their distance tells the width of the front"
         )
+    if not problems and all(_radius(tissue, m) is None for m in (scans[0].t1gd, scans[0].flair)):
+        problems.append(
+            f"day {scans[0].day:g}: the first day has no mask that is not empty in the tissue; leave it out"
+        )
     if problems:
         raise GliomaError("; ".join(problems) + ".")
 

@@ -51,7 +51,7 @@ class PopulationFit:
     Attributes:
         names: of φ: shared parameters, ``mean of NAME``, ``spread of NAME``.
         phi: best values, scaled. covariance: of φ, from the curvature of the marginal likelihood.
-        log_likelihood: marginal, of the data. count: measurements.
+        log_likelihood: marginal, of the data, without priors. count: measurements.
         converged: by tolerance.
     """
 
@@ -222,6 +222,10 @@ class Population(eqx.Module):
         values, (modes, h) = self.problem.conditions.each(one, self.theta(shared), self.problem.table, b0)
         return values - self._log_prior(shared) / values.shape[0], (modes, h)
 
+    def log_prior_at(self, phi: np.ndarray) -> float:
+        """Of the shared parameters, up to a constant; zero without priors."""
+        return float(self._log_prior(self.split(jnp.asarray(phi, self.problem.low.dtype))[0]))
+
     def _log_prior(self, shared: Array) -> Array:
         i = np.asarray(self.shared, int)
         return -0.5 * jnp.sum(((shared - self.problem.centre[i]) / self.problem.width[i]) ** 2)
@@ -355,7 +359,7 @@ def _finished(population: Population, look: _Look, found) -> PopulationFit:
     modes, h = _value_and_slope(population, jnp.asarray(phi, look.dtype), modes)[2]
     return PopulationFit(
         population.names, phi, covariance, Subjects(np.asarray(modes, float), np.asarray(h, float)),
-        -value, population.problem.count, converged,
+        -value - population.log_prior_at(phi), population.problem.count, converged,
     )  # fmt: skip
 
 

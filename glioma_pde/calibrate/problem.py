@@ -31,7 +31,8 @@ class Free(NamedTuple):
         low, high: bounds, natural.
         log: whether its scale is logarithmic.
         level: one value for all, for each arm, or for each subject.
-        prior: centre (natural) and standard deviation (scaled) of a normal prior on the scaled value.
+        prior: centre (natural) and standard deviation (scaled) of a normal prior on the scaled value; not together with
+            a population.
         population: subjects' scaled values come from a normal distribution whose mean and width are found too.
     """
 
@@ -57,12 +58,34 @@ class Free(NamedTuple):
             out.append(f"{self.name}: level is {self.level!r}, not one of {', '.join(LEVELS)}")
         if self.population and self.level != "subject":
             out.append(f"{self.name}: a population distribution needs level = 'subject'")
+        if self.population and self.prior is not None:
+            out.append(f"{self.name}: takes no prior beside its population distribution")
         if self.prior is not None and (self.prior[1] <= 0 or (self.log and self.prior[0] <= 0)):
             out.append(f"{self.name}: a prior needs a positive width, and a positive centre on a logarithmic scale")
         return out
 
     def scale(self, value):
         return np.log(value) if self.log else np.asarray(value, float)
+
+
+def parameter_problems(
+    simulation: Simulation, free: Sequence[Free], noises: Sequence[Noise], fixed: Mapping[str, Any]
+) -> list[str]:
+    """What is wrong with the parameters, one sentence each."""
+    problems = [p for f in free for p in f.problems()]
+    told = [f.name for f in free] + list(fixed)
+    problems += [f"{n}: is given twice" for n in sorted({n for n in told if told.count(n) > 1})]
+    needed = {n for noise in noises for n in noise.names()} | {n for o in simulation.observations for n in o.names()}
+    known, derived = set(told), {name for name, _ in simulation.derived}
+    for name, formula in simulation.derived:
+        read = set(formula.names())
+        early = sorted((read - known) & derived)
+        problems += [
+            f"derived.{name}: reads {n}, which is not known before; formulas apply in their order" for n in early
+        ]
+        needed |= read - derived
+        known.add(name)
+    return problems + [f"{n}: is used, but neither free nor fixed" for n in sorted(needed - known)]
 
 
 class Table(eqx.Module):
@@ -141,17 +164,7 @@ class Problem(eqx.Module):
         """
         subjects = data.subjects
         arms = tuple(data.arm_of(s) for s in subjects)
-        problems = [p for f in free for p in f.problems()]
-        told = [f.name for f in free] + list(fixed or {})
-        problems += [f"{n}: is given twice" for n in sorted({n for n in told if told.count(n) > 1})]
-        needed = {n for noise in noises for n in noise.names()} | {
-            n for o in simulation.observations for n in o.names()
-        }
-        known = set(told)
-        for name, formula in simulation.derived:
-            needed |= set(formula.names())
-            known.add(name)
-        problems += [f"{n}: is used, but neither free nor fixed" for n in sorted(needed - known)]
+        problems = parameter_problems(simulation, free, noises, fixed or {})
         if problems:
             raise ValueError("; ".join(problems))
         names: list[str] = []

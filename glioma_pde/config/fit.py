@@ -105,6 +105,8 @@ class FreeParameter(Section):
             raise ValueError(f"the start {self.start:g} lies outside the bounds [{low:g}, {high:g}]")
         if self.population and self.level != "subject":
             raise ValueError("a population distribution needs level = 'subject'")
+        if self.population and self.prior is not None:
+            raise ValueError("a parameter with a population distribution takes no prior")
         if self.prior is not None and self.scale == "log" and self.prior.centre <= 0:
             raise ValueError("a prior on a logarithmic scale needs a positive centre")
         return self

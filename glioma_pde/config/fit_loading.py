@@ -114,6 +114,7 @@ def _attempt(
 
 def _one(data: dict[str, Any], where: str, text: str, folder: str | Path, problems: list[str]) -> FitStudy:
     found: dict[str, Any] = {}
+    fit = data.get("fit")
     for name, adapter in FIT_SECTIONS.items():
         given = data.pop(name, None)
         if given is None:
@@ -125,7 +126,8 @@ def _one(data: dict[str, Any], where: str, text: str, folder: str | Path, proble
             found[name] = adapter.validate_python(given)
         except ValidationError as e:
             problems += [sentence(name, error, given) for error in e.errors(include_url=False)][:100]
-    if getattr(found["fit"], "geometry", "") == "well_mixed":
+    # as it is written, so that a mistake elsewhere in [fit] does not ask for a tissue
+    if isinstance(fit, dict) and fit.get("geometry") == "well_mixed":
         problems += _one_cell(data)
     numerics = data.setdefault("numerics", {})
     if isinstance(numerics, dict):  # least squares need the digits, and nobody looks at the ledger

@@ -145,6 +145,13 @@ def _normal_quantiles(n: int) -> np.ndarray:
     return np.asarray([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)])
 
 
+def scored(file: FitFile) -> list[tuple[int, str, str]]:
+    """Code, name and title of what was held out and scored; nothing where no row, or only censored ones, were."""
+    data, laws = file["data"], file["laws_compared"]
+    kinds = [(1, "late", "late times"), (2, "mice", "new subjects")]
+    return [k for k in kinds if "held_out" in data and np.any(data["held_out"] == k[0]) and f"{k[1]}_ccc" in laws]
+
+
 def forecast(file: FitFile) -> Figure:
     """Observed against predicted, for what the scored fit had not seen."""
     data, laws = file["data"], file["laws_compared"]
@@ -157,8 +164,7 @@ def forecast(file: FitFile) -> Figure:
     )  # fmt: skip
     key = [Line2D([], [], color=v, label=k.replace("_", " "), linewidth=2.2) for k, v in colours.items()]
     page.constrain(key if len(colours) > 1 else ())
-    kinds = [(1, "late", "late times"), (2, "mice", "new subjects")]
-    kinds = [k for k in kinds if np.any(data["held_out"] == k[0])]
+    kinds = scored(file)
     axes = page.figure.subplots(1, len(kinds), squeeze=False)[0]
     for n, (code, name, title) in enumerate(kinds):
         a = axes[n]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from glioma_pde.errors import GliomaError
 from glioma_pde.io.fit_file import FitFile
-from glioma_pde.plot._fit_curves import curves, forecast, residuals
+from glioma_pde.plot._fit_curves import curves, forecast, residuals, scored
 from glioma_pde.plot._fit_parameters import corner, profile_lines, waterfall
 from glioma_pde.plot._style import STYLE
 
@@ -38,7 +38,7 @@ def plot_fit(path: str | Path, out_dir: str | Path, formats: Sequence[str] = ("p
     file, folder = FitFile(path), Path(out_dir)
     written = []
     for name, (group, draw) in _FIGURES.items():
-        if group not in file or (name == "fit_forecast" and "forecast" not in file["data"]):
+        if group not in file or (name == "fit_forecast" and not scored(file)):
             continue
         with rc_context(STYLE):
             figure = draw(file)
