@@ -210,6 +210,15 @@ def _fields(model: Model, carry: Carry, medium, t):
     return {f.name: carry.x[f.name] if f.name in carry.x else q[f.name] for f in model.outputs}
 
 
+@eqx.filter_jit
+def _settled(model: Model, carry: Carry, medium, t):
+    """The quasi-steady fields in equilibrium with a state."""
+    model, medium = model.now(carry.anatomy, medium)
+    q = model.quantities(carry.x, carry.warm, medium, t, jnp.zeros_like(t))
+    return {f.name: q[f.name] for f in model.memory}
+
+
+# Apart from `_settled`: what no observable needs (the attractant) is then not solved for.
 _look = eqx.filter_jit(look)
 
 
@@ -280,7 +289,9 @@ class _Loop:
         """
         if self.window.box is None:
             return
-        memory = self._look(self.experiment.days[0])[2] if begin else self.carry.warm
+        memory = self.carry.warm
+        if begin:
+            memory = _settled(self.model, self.carry, self.medium, self._at(self.experiment.days[0]))
         if bool(_at_rim(self.carry, self.model.cells, memory)):
             self._enter(Window(None), self.window.restore(self.carry, self.experiment.model.tissue))
 
@@ -340,7 +351,7 @@ class _Loop:
     def _record(self, writer: RunWriter, path: Path, j: int) -> None:
         experiment, config = self.experiment, self.experiment.config
         day = float(experiment.days[j])
-        seen, totals = jax.device_get(self._look(day)[:2])
+        seen, totals = jax.device_get(self._look(day))
         values = {k: float(v) for k, v in seen.items()}
         values |= {} if self.control is None else self.control.series()
         limit = config.time.stop_at_cells
