@@ -28,8 +28,9 @@ from .errors import GliomaError, Interrupted
 from .io._files import require_room
 from .io.checkpoint import load_checkpoint, partial_path, previous_path, save_checkpoint
 from .io.hdf5 import RunFile, RunWriter
+from .ledger import balances, book_row, steady_balances
 from .manifest import changes_since, digest, layout
-from .model import Carry, Model, balances, steady_balances
+from .model import Carry, Model
 from .observe import look, rim, trends
 from .outcome import Course, summarise
 from .schedule import times
@@ -442,17 +443,7 @@ class _Loop:
             self.start_totals = total
         entry = {name: float(v[0]) + float(v[1]) for name, v in self.carry.ledger.items()}
         unit = {name: k if name in self.model.cells else 1.0 for name in total}
-        row = {f"{name}_total": v * unit[name] for name, v in total.items()}
-        for name, signs in self.signs.items():
-            expected = self.start_totals[name] + sum(sign * entry[e] for e, sign in signs.items())
-            scale = max(total[name], self.start_totals[name], *(entry[e] for e in signs), 1e-300)
-            row[f"{name}_imbalance"] = (total[name] - expected) / scale
-            row |= {e: entry[e] * unit[name] for e in signs}
-        for name, signs in self.steady.items():
-            scale = max(*(entry[e] for e in signs), 1e-300)
-            row[f"{name}_imbalance"] = sum(sign * entry[e] for e, sign in signs.items()) / scale
-            row |= {e: entry[e] for e in signs}
-        return row
+        return book_row(self.signs, self.steady, self.start_totals, total, entry, unit)
 
     def _finish(self, writer: RunWriter, path: Path, status: str, elapsed: float) -> Result:
         self._commit(writer)

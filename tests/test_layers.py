@@ -27,7 +27,7 @@ LAYERS = [
     {"routes"},
     {"delivery"},
     {"model"},
-    {"schedule", "observe"},
+    {"schedule", "observe", "ledger"},
     {"solve", "window"},
     {"control"},
     {"calibrate", "calibrate.*"},
