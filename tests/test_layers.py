@@ -29,7 +29,7 @@ LAYERS = [
     {"model"},
     {"schedule", "observe", "ledger"},
     {"solve", "window"},
-    {"control"},
+    {"control", "pieces"},
     {"calibrate", "calibrate.*"},
     {"response", "risk"},
     {"outcome"},
