@@ -32,7 +32,7 @@ from glioma_pde import (
 from glioma_pde.calibrate.data import Measurements
 from glioma_pde.calibrate.forward import Ball
 from glioma_pde.calibrate.observation import ThresholdVolume
-from glioma_pde.calibrate.optimise import levenberg_marquardt, starting_points
+from glioma_pde.calibrate.optimise import TOLERANCE, levenberg_marquardt, starting_points
 
 RHO, D, SIGMA = "tumour.proliferation_per_day", "tumour.diffusivity_white_mm2_per_day", "tumour.initial.sigma_mm"
 NOISE = 0.1
@@ -84,7 +84,7 @@ def fit_all(problem: Problem, z: jax.Array, ys: jax.Array):
         mine = eqx.tree_at(lambda p: p.table.y, problem, y[None])
 
         def start(z):
-            end = levenberg_marquardt(mine, z, 1e-8, 200)[0]
+            end = levenberg_marquardt(mine, z, TOLERANCE["lm"], 200)[0]
             return end, mine.cost(mine.scaled(end))
 
         return jax.vmap(start)(z)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import chi2
 
-from .calibrate.optimise import Fit, fit
+from .calibrate.optimise import Fit, fit, on_bounds
 from .calibrate.population import Population, PopulationFit, fit_population, search_population
 from .calibrate.predict import Ensemble, predict_conditions, predict_population
 from .calibrate.problem import Problem
@@ -22,6 +23,7 @@ from .calibrate.uncertainty import (
     curvature_profiles,
     laplace,
     profiles,
+    quantiles,
     verdicts,
 )
 from .errors import GliomaError
@@ -124,17 +126,19 @@ def _one_model(setup: Setup, name: str, report: Report) -> LawResult:
     if hierarchical and trained is not None and trained.population is not None:
         # the fit to all data goes on from the one that is scored, never the other way round
         found = _population(problem, trained.population, report, 0.45, 0.7)
-        notes = [*trained.notes[:-1], _converged(found)]
-        whole = _Found(trained.starts, notes, found)
+        whole = _Found(trained.starts, _told(problem, found), found)
     else:
         whole = _fit(setup, problem, report, 0.45, 0.7)
-    starts = whole.starts
+    starts, notes = whole.starts, list(whole.notes)
+    if trained is not None:
+        notes.append(f"fitted without what is held out: {'; '.join(trained.notes)}")
     if whole.population is not None:
         population = Population.of(problem)
         names, log, s = population.names, population.log, whole.population.phi
         covariance = whole.population.covariance
         limits = population.bounds()
-        found_profiles = curvature_profiles(s, covariance, limits[:, 0], limits[:, 1], options.level)
+        normal_threshold = float(chi2.ppf(options.level, 1))
+        found_profiles = curvature_profiles(s, covariance, limits[:, 0], limits[:, 1], normal_threshold)
         inside = np.diag(covariance) > 0
         information = np.zeros_like(covariance)
         information[np.ix_(inside, inside)] = np.linalg.inv(covariance[np.ix_(inside, inside)])
@@ -144,9 +148,15 @@ def _one_model(setup: Setup, name: str, report: Report) -> LawResult:
         normal = laplace(problem, starts.s)
         covariance, information = normal.covariance, normal.information
         report("profiles", 0.72)
-        low, high = np.asarray(problem.low, float), np.asarray(problem.high, float)
-        flat = curvature_profiles(s, covariance, low, high, options.level)
-        found_profiles = profiles(problem, starts.s, None, options.level) if options.profiles else flat
+        if options.profiles:
+            found_profiles = profiles(problem, starts.s, None, options.level)
+            loose = sum(profile.loose for profile in found_profiles)
+            if loose:
+                notes.append(f"{loose} points of profiles did not converge: intervals may be too narrow there")
+        else:
+            low, high = np.asarray(problem.low, float), np.asarray(problem.high, float)
+            half, _ = quantiles(problem, options.level)
+            found_profiles = curvature_profiles(s, covariance, low, high, half**2)
         log_likelihood = float(np.sum(np.asarray(problem.log_likelihoods(starts.s))))
     said = verdicts(names, log, s, information, found_profiles)
 
@@ -154,7 +164,7 @@ def _one_model(setup: Setup, name: str, report: Report) -> LawResult:
     curves = _ensemble(setup, problem, whole, dense)
     at_data = _ensemble(setup, problem, whole, problem.conditions)
     result = LawResult(
-        name, setup, problem, names, log, s, covariance, starts, whole.notes, found_profiles, said,
+        name, setup, problem, names, log, s, covariance, starts, notes, found_profiles, said,
         criteria(log_likelihood, problem.count, len(names)), whole.population,
         dense_days, curves.band(options.level, False), _rows(problem, at_data, options.level),
     )  # fmt: skip
@@ -181,7 +191,7 @@ def _fit(setup: Setup, problem: Problem, report: Report, begin: float, end: floa
         population = Population.of(problem)
         progress = _progress(report, begin, end)
         found, starts = search_population(population, options.starts, options.seed, progress=progress)
-        return _Found(starts, [starts.reached(), _converged(found)], found)
+        return _Found(starts, [*starts.told(), *_told(problem, found)], found)
     method = None if options.method == "auto" else options.method
     starts = fit(problem, options.starts, options.seed, method, options.sampling, options.tolerance, options.max_steps)
     if not np.isfinite(float(starts.cost)):
@@ -207,8 +217,11 @@ def _population(problem: Problem, start: PopulationFit, report: Report, begin: f
     )
 
 
-def _converged(found: PopulationFit) -> str:
-    return "the population's likelihood " + ("converged" if found.converged else "did not converge")
+def _told(problem: Problem, found: PopulationFit) -> list[str]:
+    """What the user should know before trusting a population."""
+    limits = Population.of(problem).bounds()
+    converged = "the population's likelihood " + ("converged" if found.converged else "did not converge")
+    return [converged, *on_bounds(found.names, found.phi, limits[:, 0], limits[:, 1])]
 
 
 def _ensemble(setup: Setup, problem: Problem, whole: _Found, batch) -> Ensemble:
@@ -247,6 +260,8 @@ def _score_held_out(setup: Setup, result: LawResult, held: np.ndarray, trained: 
     flat = held[np.asarray(problem.table.used)]
     seen = np.asarray(problem.table.censoring)[np.asarray(problem.table.used)] == 0
     y = np.asarray(problem.table.y)[np.asarray(problem.table.used)]
+    if not np.any(np.isin(flat, (1, 2)) & seen):
+        result.notes.append("nothing is scored: no measurement that is not censored was held out")
     for code, name in ((1, "late"), (2, "mice")):
         mine = (flat == code) & seen
         if mine.any():

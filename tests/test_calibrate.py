@@ -16,11 +16,11 @@ from glioma_pde.biology.tumour import Tumour
 from glioma_pde.calibrate.data import Measurements
 from glioma_pde.calibrate.noise import Noise
 from glioma_pde.calibrate.observation import Fraction, Observation, ThresholdVolume
-from glioma_pde.calibrate.optimise import fit, starting_points
+from glioma_pde.calibrate.optimise import TOLERANCE, Fit, _search, fit, levenberg_marquardt, on_bounds, starting_points
 from glioma_pde.calibrate.population import Population, _Look, fit_population
 from glioma_pde.calibrate.problem import Free
 from glioma_pde.calibrate.study import make_problem
-from glioma_pde.calibrate.uncertainty import criteria, laplace, profiles, verdicts
+from glioma_pde.calibrate.uncertainty import _crossing, criteria, curvature_profiles, laplace, profiles, verdicts
 from glioma_pde.errors import ConfigError
 from glioma_pde.model import Model
 from glioma_pde.tissue import Tissue
@@ -135,7 +135,11 @@ def test_a_product_is_called_one():
         [GROWTH, Free("scale", 1.0, 1e4), Free("tumour.initial.fraction", 1e-4, 1.0), Free("sigma", 0.01, 1.0)],
         [Observation("volume", Fraction(), scale="scale")], [Noise("lognormal", "sigma")],
     )  # fmt: skip
-    verdict, _, _ = said_of(problem)
+    verdict, found, _ = said_of(problem)
+    # a start at which nothing is finite has failed, wherever it is put back to
+    z = jax.vmap(problem.unconstrained)(found.starts).at[0].set(jnp.nan)
+    _, converged, _, finite = _search(problem, z, levenberg_marquardt, TOLERANCE["lm"], 60)
+    assert not finite[0] and not converged[0] and bool(jnp.all(finite[1:]))
     assert verdict["scale"].kind == verdict["tumour.initial.fraction"].kind == "product"
     assert verdict["scale"].partners == ("tumour.initial.fraction",)
     assert "scale · tumour.initial.fraction" in verdict["scale"].text
@@ -230,6 +234,27 @@ def test_criteria_are_those_of_the_textbook():
     assert c.aicc == pytest.approx(6 + 20 + 24 / 16)
     assert c.bic == pytest.approx(3 * np.log(20) + 20)
     assert criteria(-10.0, 4, 3).aicc == np.inf
+
+
+def test_what_became_of_the_starts_is_told():
+    costs, one = jnp.array([1.0, 1.05, 3.0, jnp.inf]), jnp.zeros((4, 1))
+    found = Fit(one[0], costs[0], one, one, costs, jnp.array([True, True, False, False]), one[:, 0], "lm")
+    assert found.told() == [
+        "1 of 4 starts reached the best cost within 0.01",
+        "1 of 4 starts failed: the model was not finite on their way",
+        "1 of 4 starts did not converge, most often for want of steps",
+        "only one start reached the best cost: take more starts before trusting it",
+    ]
+    assert found._replace(within=0.1).reached() == "2 of 4 starts reached the best cost within 0.1"
+    assert on_bounds(["a", "b"], [0.0, 0.5], [0.0, 0.0], [1.0, 1.0]) == ["a lies on a bound"]
+
+
+def test_ends_of_intervals():
+    # a lower end on the bound is open downwards
+    assert _crossing(np.array([2.0]), np.array([0.0]), 4.0, -np.inf) == -np.inf
+    assert _crossing(np.array([2.0, 1.0, 0.0]), np.array([0.0, 1.0, 9.0]), 4.0, -np.inf) == 0.5
+    (line,) = curvature_profiles(np.zeros(1), np.array([[0.01]]), np.array([-1.0]), np.array([1.0]), 9.0)
+    assert (line.low, line.high) == (pytest.approx(-0.3), pytest.approx(0.3))
 
 
 def test_bad_problems_are_told_at_once():

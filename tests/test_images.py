@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
 import glioma_pde
 from glioma_pde.biology.tumour import Tumour
+from glioma_pde.calibrate.image_model import levenberg
 from glioma_pde.calibrate.images import (
     Scan,
     fit_images,
@@ -127,6 +129,13 @@ def test_the_start_is_that_of_a_front():
     velocity, found, _ = wave_start(radii, THRESHOLDS)
     assert (velocity, found) == (pytest.approx(speed), pytest.approx(length))
     assert wave_start(radii[:1], THRESHOLDS)[0] is None
+
+
+def test_whether_a_search_converged_is_known():
+    for steps, expected in ((30, True), (1, False)):
+        _, converged = levenberg(lambda z, _: jnp.exp(z) - 2.0, jnp.zeros(1), steps)
+        assert bool(converged) == expected
+    assert not levenberg(lambda z, _: z * jnp.nan, jnp.zeros(1), 5)[1]
 
 
 def test_scans_that_say_nothing_are_told_at_once():

@@ -129,10 +129,12 @@ def steps_for(model: Model, gaps, low: Array, high: Array, known: Mapping[str, A
     return tabulate(rows, 0, len(spans) + 1)
 
 
-def levenberg(residuals, z: Array, steps: int) -> Array:
+def levenberg(residuals, z: Array, steps: int) -> tuple[Array, Array]:
+    """From z: the end, and whether it converged; z itself where the end is not finite."""
     solver: Any = optx.LevenbergMarquardt(rtol=1e-4, atol=1e-4)
-    found = optx.least_squares(residuals, solver, z, max_steps=steps, throw=False).value
-    return jnp.where(jnp.all(jnp.isfinite(found)), found, z)
+    found: Any = optx.least_squares(residuals, solver, z, max_steps=steps, throw=False)
+    good = jnp.all(jnp.isfinite(found.value))
+    return jnp.where(good, found.value, z), good & (found.result == optx.RESULTS.successful)
 
 
 def logit(u):

@@ -66,4 +66,4 @@ def _search_radii(problem: Images, z: Array, seen: Array) -> Array:
         found = (3.0 * problem.volumes(problem.scaled(z)) / (4.0 * jnp.pi) + 1e-6) ** (1 / 3)
         return jnp.concatenate([jnp.where(problem.used, found - seen, 0.0).ravel(), 1e-3 * z])
 
-    return levenberg(residuals, z, 40)
+    return levenberg(residuals, z, 40)[0]

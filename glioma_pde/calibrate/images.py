@@ -108,7 +108,7 @@ def fit_images(
     several = len({scan.day for scan in scans}) > 1
     free = NAMES if several else tuple(n for n in NAMES if n not in ("velocity_mm_per_day", "white_grey_ratio"))
     problem, start = _problem(tissue, scans, thresholds, known_ratio, free)
-    z = _search(problem, problem.unconstrained(start), max_steps)
+    z, converged = _search(problem, problem.unconstrained(start), max_steps)
     s = problem.scaled(z)
     errors, slope = _slopes(problem, s)
     errors, slope = np.asarray(errors, float).ravel(), np.asarray(slope, float).reshape(-1, len(free))
@@ -122,6 +122,8 @@ def fit_images(
     natural = {k: float(v) for k, v in problem.natural(s).items()}
     intervals = _intervals(free, np.asarray(s, float), covariance)
     told = _told(several, intervals, natural, free, np.asarray(s), problem, known_ratio)
+    if not bool(converged):
+        told.append(f"the search did not converge within {max_steps} steps: take more before trusting it")
     return ImageFit(
         problem, np.asarray(s, float), covariance, natural, intervals, told, np.asarray(start, float), float(np.sum(errors**2))
     )  # fmt: skip
@@ -236,7 +238,7 @@ def _problem(tissue: Tissue, scans, thresholds, known_ratio: float, free: tuple[
 
 
 @eqx.filter_jit
-def _search(problem: Images, z: Array, steps: int) -> Array:
+def _search(problem: Images, z: Array, steps: int) -> tuple[Array, Array]:
     def residuals(z, _):
         return jnp.concatenate([problem.errors(problem.scaled(z)).ravel(), 1e-3 * z])
 

@@ -7,7 +7,7 @@ then L-BFGS (optax). Every start runs until its own tolerance; all starts run in
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -27,6 +27,9 @@ SAMPLINGS = ("latin_hypercube", "sobol")
 LIFTS = (5.0, 1.0, 0.6)
 """In each round no σ may fall below e^{−lift} of its value at the round's beginning; a small lift makes Gauss–Newton's
 Hessian that of Newton (½ would be exact)."""
+TOLERANCE = {"lm": 1e-4, "lbfgs": 1e-8}
+"""By method. The last steps of Levenberg–Marquardt are Newton's: one that changes parameters and residuals by 1e-4 leaves
+some 1e-8 of the cost, or less."""
 LOOSE = (1e-2, 1e-4, 0.0)
 """Tolerances of the rounds, where they are larger than the user's."""
 
@@ -38,7 +41,7 @@ class Fit(NamedTuple):
         s: best parameters, scaled. cost: minus log-posterior there (minus log-likelihood without priors).
         starts, ends: scaled, ``(N, size)``. costs: ``(N,)``, infinite for starts that failed.
         converged: by tolerance, ``(N,)``. steps: ``(N,)``.
-        method: ``"lm"`` or ``"lbfgs"``.
+        method: ``"lm"`` or ``"lbfgs"``. within: costs so close count as equal.
     """
 
     s: Array
@@ -49,6 +52,7 @@ class Fit(NamedTuple):
     converged: Array
     steps: Array
     method: str
+    within: float = 0.01
 
     @property
     def order(self) -> np.ndarray:
@@ -57,28 +61,35 @@ class Fit(NamedTuple):
 
     def reached(self) -> str:
         """How often the best cost was found."""
-        costs = np.asarray(self.costs)
-        return (
-            f"{int(np.sum(costs < float(self.cost) + 0.01))} of {len(costs)} starts reached the best cost within 0.01"
-        )
+        return f"{self._best()} of {len(self.costs)} starts reached the best cost within {self.within:.2g}"
+
+    def _best(self) -> int:
+        return int(np.sum(np.asarray(self.costs) < float(self.cost) + self.within))
 
     def report(self, problem: Problem) -> list[str]:
         """What the user should know before trusting the fit."""
+        return [*self.told(), *on_bounds(problem.names, self.s, problem.low, problem.high)]
+
+    def told(self) -> list[str]:
+        """Of the starts."""
         costs = np.asarray(self.costs)
         failed = int(np.sum(~np.isfinite(costs)))
         loose = int(np.sum(np.isfinite(costs) & ~np.asarray(self.converged)))
-        same = int(np.sum(costs < float(self.cost) + 0.01))
         out = [self.reached()]
         if failed:
             out.append(f"{failed} of {len(costs)} starts failed: the model was not finite on their way")
         if loose:
-            out.append(f"{loose} of {len(costs)} starts stopped at the largest number of steps")
-        if same == 1 and len(costs) > 1:
+            out.append(f"{loose} of {len(costs)} starts did not converge, most often for want of steps")
+        if self._best() == 1 and len(costs) > 1:
             out.append("only one start reached the best cost: take more starts before trusting it")
-        span = np.asarray(problem.high - problem.low)
-        near = np.minimum(self.s - problem.low, problem.high - self.s) < 1e-3 * span
-        out += [f"{n} lies on a bound" for n, at in zip(problem.names, np.asarray(near), strict=True) if at]
         return out
+
+
+def on_bounds(names: Sequence[str], s, low, high) -> list[str]:
+    """One sentence for every parameter on a bound; all arguments scaled."""
+    s, low, high = (np.asarray(v, float) for v in (s, low, high))
+    near = np.minimum(s - low, high - s) < 1e-3 * (high - low)
+    return [f"{n} lies on a bound" for n, at in zip(names, near, strict=True) if at]
 
 
 def fit(
@@ -87,22 +98,24 @@ def fit(
     seed: int = 0,
     method: str | None = None,
     sampling: str = "latin_hypercube",
-    tolerance: float = 1e-8,
+    tolerance: float | None = None,
     max_steps: int = 200,
 ) -> Fit:
     """Best parameters from ``starts`` starting points within the bounds, and the given start where there is one.
 
     Args:
         method: ``"lm"`` or ``"lbfgs"``; by the number of parameters if not given.
-        tolerance: relative change of the parameters at which a start stops.
+        tolerance: relative change of the parameters (and, with ``"lm"``, of the residuals) at which a start stops; by
+            default `TOLERANCE`.
     """
     method = method or ("lm" if problem.size < MANY else "lbfgs")
     points = starting_points(problem, starts, seed, sampling)
     z0 = jax.vmap(problem.unconstrained)(points)
     search = levenberg_marquardt if method == "lm" else quasi_newton
-    z, converged, steps = _search(problem, z0, search, tolerance, max_steps)
+    tolerance = TOLERANCE[method] if tolerance is None else tolerance
+    z, converged, steps, finite = _search(problem, z0, search, tolerance, max_steps)
     ends, costs = _costs(problem, z)
-    costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
+    costs = jnp.where(finite & jnp.isfinite(costs), costs, jnp.inf)
     best = int(jnp.argmin(costs))
     return Fit(ends[best], costs[best], points, ends, costs, converged, steps, method)
 
@@ -137,8 +150,8 @@ def _costs(problem: Problem, z: Array):
 
 def levenberg_marquardt(
     problem: Problem, z0: Array, tolerance, max_steps: int, hold: tuple[Array, Array] | None = None
-) -> tuple[Array, Array, Array]:
-    """From one start: z, whether it converged, and its steps.
+) -> tuple[Array, Array, Array, Array]:
+    """From one start: z, whether it converged, its steps, and whether any round was finite; z is the start if none was.
 
     Args:
         hold: mask and scaled values of entries that stay as they are (profiles).
@@ -153,15 +166,16 @@ def levenberg_marquardt(
         args = (problem, reference, lift, mask, values)
         found: Any = optx.least_squares(_residuals, solver, z, args=args, max_steps=max_steps, throw=False)
         good = jnp.all(jnp.isfinite(found.value))
-        return jnp.where(good, found.value, z), (found.result == optx.RESULTS.successful, found.stats["num_steps"])
+        converged = good & (found.result == optx.RESULTS.successful)
+        return jnp.where(good, found.value, z), (converged, found.stats["num_steps"], good)
 
     if not problem.free_noise:
-        z, (converged, steps) = search(z0, (jnp.asarray(1.0, z0.dtype), jnp.asarray(tolerance, z0.dtype)))
-        return z, converged, steps
-    z, (converged, steps) = jax.lax.scan(
+        z, (converged, steps, good) = search(z0, (jnp.asarray(1.0, z0.dtype), jnp.asarray(tolerance, z0.dtype)))
+        return z, converged, steps, good
+    z, (converged, steps, good) = jax.lax.scan(
         search, z0, (jnp.asarray(LIFTS, z0.dtype), jnp.maximum(tolerance, jnp.asarray(LOOSE, z0.dtype)))
     )
-    return z, converged[-1], jnp.sum(steps)
+    return z, converged[-1], jnp.sum(steps), jnp.any(good)
 
 
 def _silent(**state: Any) -> None:
@@ -205,8 +219,11 @@ def _(primals, tangents):
     return r, jacobian @ tangents[0]
 
 
-def quasi_newton(problem: Problem, z0: Array, tolerance, max_steps: int, warm: int = 100) -> tuple[Array, Array, Array]:
-    """Adam, then L-BFGS with a zoom line search, from one start: z, whether it converged, and its steps."""
+def quasi_newton(
+    problem: Problem, z0: Array, tolerance, max_steps: int, warm: int = 100
+) -> tuple[Array, Array, Array, Array]:
+    """Adam, then L-BFGS with a zoom line search, from one start: z, whether it converged, its steps, and whether z is
+    finite."""
 
     def cost(z):
         return problem.cost(problem.scaled(z))
@@ -236,4 +253,4 @@ def quasi_newton(problem: Problem, z0: Array, tolerance, max_steps: int, warm: i
         return optax.apply_updates(z, update), memory, moved, k + 1
 
     z, _, change, k = jax.lax.while_loop(going, step, (z, lbfgs.init(z), jnp.inf, 0))
-    return z, change <= tolerance, jnp.asarray(warm + k)
+    return z, change <= tolerance, jnp.asarray(warm + k), jnp.all(jnp.isfinite(z))

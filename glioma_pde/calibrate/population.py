@@ -309,6 +309,8 @@ def search_population(
         jnp.asarray(ends[best][0]), jnp.asarray(costs[best]), jnp.asarray(np.stack(begun)),
         jnp.asarray(np.stack([end[0] for end in ends])), jnp.asarray(costs),
         jnp.asarray([end[3] for end in ends]), jnp.asarray([end[4] for end in ends]), "quasi-newton",
+        # a descent stops while it still promises so much
+        max(0.01, 2.0 * tolerance * (1.0 + abs(float(costs[best])))),
     )  # fmt: skip
     return _finished(population, look, ends[best]), tried
 

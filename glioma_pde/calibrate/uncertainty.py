@@ -106,7 +106,8 @@ class Profile:
         index: of the parameter. values: scaled, increasing, ``(P,)``. rise: 2 (cost − least cost), ``(P,)``.
         path: all parameters along it, scaled, ``(P, size)``.
         low, high: ends of the interval, scaled; infinite where the threshold is not crossed within the bounds.
-        threshold: χ² quantile.
+        threshold: of the rise, at the ends; from `quantiles`. loose: points whose search did not converge, so that
+            their rise is an upper bound.
     """
 
     index: int
@@ -116,6 +117,7 @@ class Profile:
     low: float
     high: float
     threshold: float
+    loose: int = 0
 
     @property
     def closed(self) -> bool:
@@ -147,35 +149,37 @@ def profiles(
     near = (1.0 + np.arange(points)) / points
     base = float(_cost(problem, s))
 
-    def run(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ends, costs = _lines(problem, s, jnp.asarray(index), jnp.asarray(targets, s.dtype))
-        return np.asarray(ends, float), 2.0 * (np.asarray(costs, float) - base)
+    def run(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ends, costs, converged = _lines(problem, s, jnp.asarray(index), jnp.asarray(targets, s.dtype))
+        return np.asarray(ends, float), 2.0 * (np.asarray(costs, float) - base), ~np.asarray(converged)
 
     targets = best[index][:, None] + (sign * span)[:, None] * near
-    path, rise = run(targets)
+    path, rise, loose = run(targets)
     open_ = (rise.max(axis=1) < threshold) & (span < room * (1 - 1e-9))
     if open_.any():
-        # from where the line stands to the bound, in growing steps
+        # once more from the best value, to the bound, in growing steps
         far = np.where(open_, room, span)[:, None] * np.maximum(near, 1e-9) ** 2
         more_targets = best[index][:, None] + sign[:, None] * far
-        more_path, more_rise = run(more_targets)
+        more_path, more_rise, more_loose = run(more_targets)
     out = []
     for k in which:
         mine = [i for i, (j, _) in enumerate(lines) if j == k]
-        v, r, p = [best[k]], [0.0], [best]
+        v, r, p, stopped = [best[k]], [0.0], [best], 0
         for i in mine:
             v += list(targets[i])
             r += list(rise[i])
             p += list(path[i])
+            stopped += int(loose[i].sum())
             if open_[i]:
                 v += list(more_targets[i])
                 r += list(more_rise[i])
                 p += list(more_path[i])
+                stopped += int(more_loose[i].sum())
         order = np.argsort(v)
         values, rises, paths = np.asarray(v)[order], np.asarray(r)[order], np.asarray(p)[order]
         centre = int(np.flatnonzero(values == best[k])[0])
-        ends = [_crossing(values[centre::step], rises[centre::step], threshold) for step in (-1, 1)]
-        out.append(Profile(k, values, rises, paths, ends[0], ends[1], threshold))
+        ends = [_crossing(values[centre::step], rises[centre::step], threshold, step * math.inf) for step in (-1, 1)]
+        out.append(Profile(k, values, rises, paths, ends[0], ends[1], threshold, stopped))
     return out
 
 
@@ -186,25 +190,24 @@ def _cost(problem: Problem, s: Array) -> Array:
 
 @eqx.filter_jit
 def _lines(problem: Problem, s: Array, index: Array, targets: Array):
-    """Best parameters and costs along every line, ``(L, P, size)`` and ``(L, P)``."""
+    """Best parameters and costs along every line, ``(L, P, size)`` and ``(L, P)``, and where the search converged."""
 
     def line(k, values):
         mask = jnp.arange(problem.size) == k
 
         def point(z, value):
             hold = (mask, jnp.where(mask, value, 0.0))
-            z, _, _ = levenberg_marquardt(problem, z, 1e-6, 60, hold)
+            z, converged, _, _ = levenberg_marquardt(problem, z, 1e-6, 60, hold)
             end = jnp.where(mask, value, problem.scaled(z))
-            return z, (end, problem.cost(end))
+            return z, (end, problem.cost(end), converged)
 
         return jax.lax.scan(point, problem.unconstrained(s), values)[1]
 
     return jax.vmap(line)(index, targets)
 
 
-def _crossing(values: np.ndarray, rise: np.ndarray, threshold: float) -> float:
-    """Where the rise first crosses the threshold, going outwards; its root is nearly linear."""
-    side = math.inf if values[-1] >= values[0] else -math.inf
+def _crossing(values: np.ndarray, rise: np.ndarray, threshold: float, otherwise: float) -> float:
+    """Where the rise first crosses the threshold, going outwards, if it does; its root is nearly linear."""
     root = np.sqrt(np.maximum(rise, 0.0))
     level = math.sqrt(threshold)
     for i in range(1, len(values)):
@@ -213,18 +216,18 @@ def _crossing(values: np.ndarray, rise: np.ndarray, threshold: float) -> float:
         if root[i] >= level:
             share = (level - root[i - 1]) / (root[i] - root[i - 1])
             return float(values[i - 1] + share * (values[i] - values[i - 1]))
-    return side
+    return otherwise
 
 
 def curvature_profiles(
-    s: np.ndarray, covariance: np.ndarray, low: np.ndarray, high: np.ndarray, level: float = 0.95
+    s: np.ndarray, covariance: np.ndarray, low: np.ndarray, high: np.ndarray, threshold: float
 ) -> list[Profile]:
     """What the profiles would be if the cost were quadratic; open where they leave the bounds.
 
     Args:
         covariance: scaled; a variance of zero stands for a parameter on its bound.
+        threshold: of twice the rise of the cost: the square of half an interval's width in standard deviations.
     """
-    threshold = float(chi2.ppf(level, 1))
     out = []
     for k, sd in enumerate(np.sqrt(np.diag(covariance))):
         half = math.sqrt(threshold) * sd

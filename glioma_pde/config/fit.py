@@ -26,7 +26,7 @@ class Fit(Section):
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     sampling: Literal["latin_hypercube", "sobol"] = "latin_hypercube"
     method: Literal["auto", "lm", "lbfgs"] = "auto"
-    tolerance: Annotated[float, Field(ge=1e-14, le=1e-2)] = 1e-8
+    tolerance: Annotated[float, Field(ge=1e-14, le=1e-2)] | None = None
     max_steps: Annotated[int, Field(ge=1, le=100000)] = 100
     level: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
     profiles: bool = True

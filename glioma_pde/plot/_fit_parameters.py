@@ -25,7 +25,7 @@ def waterfall(file: FitFile) -> Figure:
     page = sheet(
         file, 62.0, "Waterfall of the starts",
         f"Minus log-likelihood (less log-prior) above the best one, plus 0.001. {len(cost)} starts, {failed} failed; open: "
-        "stopped at the largest number of steps.",
+        "did not converge, most often for want of steps.",
     )  # fmt: skip
     page.constrain()
     a = page.figure.subplots()
