@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .calibrate.population import Population, residuals_of_subjects
 from .calibrate.score import Score
 from .fit_run import LawResult
 from .fitting import Setup
@@ -132,21 +133,16 @@ def _data(setup: Setup, best: LawResult) -> dict[str, Any]:
     data = setup.data
     order = np.concatenate([np.flatnonzero(data.subject == s) for s in best.problem.subjects])
     rows = data.where(order)
-    compared = best.problem.compare(best.starts.s) if best.population is None else None
     used = np.asarray(best.problem.table.used)
+    if best.population is None:
+        residual = np.asarray(best.problem.compare(best.starts.s).error)[used]
+    else:
+        residual = residuals_of_subjects(Population.of(best.problem), best.population)[used]
     out: dict[str, Any] = {
         "subject": rows.subject, "arm": rows.arm, "observable": rows.observable, "time": rows.time, "value": rows.value,
         "sd": rows.sd, "censoring": rows.censoring, "row": rows.row, "predicted": best.predicted[:, 0],
-        "low": best.predicted[:, 1], "high": best.predicted[:, 2],
+        "low": best.predicted[:, 1], "high": best.predicted[:, 2], "residual": residual,
     }  # fmt: skip
-    if compared is not None:
-        out["residual"] = np.asarray(compared.error)[used]
-    else:
-        # of the individual predictions, in standard deviations of their 95 % interval
-        logs = np.asarray([setup.noises[setup.simulation.names.index(o)].logarithmic for o in rows.observable])
-        f: Any = lambda v: np.where(logs, np.log(np.maximum(v, 1e-300)), v)  # noqa: E731
-        middle, low, high = best.predicted.T
-        out["residual"] = (f(rows.value) - f(middle)) / np.maximum((f(high) - f(low)) / 3.92, 1e-300)
     if best.held.size:
         out |= {"held_out": best.held, "forecast": best.forecast[:, 0]}
         out |= {"forecast_low": best.forecast[:, 1], "forecast_high": best.forecast[:, 2]}

@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.stats import chi2
 
+from .calibrate.forward import Batch
 from .calibrate.optimise import Fit, fit, on_bounds
 from .calibrate.population import Population, PopulationFit, fit_population, search_population
 from .calibrate.predict import Ensemble, predict_conditions, predict_population
@@ -162,7 +165,7 @@ def _one_model(setup: Setup, name: str, report: Report) -> LawResult:
 
     report("curves", 0.8)
     curves = _ensemble(setup, problem, whole, dense)
-    at_data = _ensemble(setup, problem, whole, problem.conditions)
+    at_data = _ensemble(setup, problem, whole, problem.conditions, problem.sd_of_data())
     result = LawResult(
         name, setup, problem, names, log, s, covariance, starts, notes, found_profiles, said,
         criteria(log_likelihood, problem.count, len(names)), whole.population,
@@ -224,12 +227,12 @@ def _told(problem: Problem, found: PopulationFit) -> list[str]:
     return [converged, *on_bounds(found.names, found.phi, limits[:, 0], limits[:, 1])]
 
 
-def _ensemble(setup: Setup, problem: Problem, whole: _Found, batch) -> Ensemble:
+def _ensemble(setup: Setup, problem: Problem, whole: _Found, batch: Batch, sd: Array | None = None) -> Ensemble:
     options = setup.study.fit
     if whole.population is not None:
-        return predict_population(Population.of(problem), whole.population, batch, options.draws, options.seed)
+        return predict_population(Population.of(problem), whole.population, batch, options.draws, options.seed, sd=sd)
     draws = laplace(problem, whole.starts.s).draw(problem, options.draws, options.seed)
-    return predict_conditions(problem, batch, draws, options.seed)
+    return predict_conditions(problem, batch, draws, options.seed, sd)
 
 
 # -- held out --------------------------------------------------------------------------------------
@@ -254,7 +257,7 @@ def _score_held_out(setup: Setup, result: LawResult, held: np.ndarray, trained: 
     problem = result.problem
     # the first measurements of held-out subjects place them in the population, which has not seen them
     given = masked(problem, (held == 0) | ((held == 3) & (trained.population is not None)))
-    ensemble = _ensemble(setup, given, trained, problem.conditions)
+    ensemble = _ensemble(setup, given, trained, problem.conditions, problem.sd_of_data())
     rows = _rows(problem, ensemble, 0.90)
     dense = _log_densities(problem, ensemble)
     flat = held[np.asarray(problem.table.used)]
@@ -285,19 +288,14 @@ def _at_rows(problem: Problem, values: np.ndarray) -> np.ndarray:
 
 
 def _log_densities(problem: Problem, ensemble: Ensemble) -> np.ndarray:
-    """Log of the mean density of every measurement in use over the draws (Gaussian noise)."""
-    table = problem.table
-    used = np.asarray(table.used)
-    y, sd, which = (np.asarray(v)[used] for v in (table.y, table.sd, table.which))
-    parts = []
-    for values, sigma in zip(ensemble.values, ensemble.sigma, strict=True):
-        f, s = _at_rows(problem, values), _at_rows(problem, sigma) * sd
-        logs = np.asarray([problem.noises[k].logarithmic for k in which])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            e = np.where(logs, np.log(np.maximum(y, 1e-300)) - np.log(np.maximum(f, 1e-300)), y - f) / s
-            parts.append(
-                -0.5 * e**2 - np.log(s) - 0.5 * np.log(2 * np.pi) - np.where(logs, np.log(np.maximum(y, 1e-300)), 0)
-            )
-    stacked = np.asarray(parts)
-    top = stacked.max(axis=0)
-    return top + np.log(np.mean(np.exp(stacked - top), axis=0))
+    """Log of the mean density of every measurement in use over the draws, by its own noise."""
+    used = np.asarray(problem.table.used)
+    y, which = (np.asarray(v)[used] for v in (problem.table.y, problem.table.which))
+    f, sigma = (np.stack([_at_rows(problem, v) for v in many]) for many in (ensemble.values, ensemble.sigma))
+    logs = np.empty_like(f)
+    for k, noise in enumerate(problem.noises):
+        mine = which == k
+        here = jnp.broadcast_to(y[mine], f[:, mine].shape)
+        logs[:, mine] = noise.log_density(here, jnp.asarray(f[:, mine]), jnp.asarray(sigma[:, mine]))
+    top = logs.max(axis=0)
+    return top + np.log(np.mean(np.exp(logs - top), axis=0))

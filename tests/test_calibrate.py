@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -14,10 +15,12 @@ import pytest
 from glioma_pde.biology.laws import Exponential
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.calibrate.data import Measurements
+from glioma_pde.calibrate.design import sensitivity
 from glioma_pde.calibrate.noise import Noise
 from glioma_pde.calibrate.observation import Fraction, Observation, ThresholdVolume
 from glioma_pde.calibrate.optimise import TOLERANCE, Fit, _search, fit, levenberg_marquardt, on_bounds, starting_points
-from glioma_pde.calibrate.population import Population, _Look, fit_population
+from glioma_pde.calibrate.population import Population, Subjects, _Look, fit_population, residuals_of_subjects
+from glioma_pde.calibrate.predict import predict_conditions
 from glioma_pde.calibrate.problem import Free
 from glioma_pde.calibrate.study import make_problem
 from glioma_pde.calibrate.uncertainty import _crossing, criteria, curvature_profiles, laplace, profiles, verdicts
@@ -206,6 +209,27 @@ def test_residuals_are_the_cost_and_the_information_is_expected():
     np.testing.assert_allclose(problem.scaled(z), s, rtol=1e-12)
     volume = float(jnp.sum(jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)))
     assert float(problem.log_density(z)) == pytest.approx(-float(problem.cost(s)) + volume)
+
+
+def test_predictions_and_designs_know_how_exact_the_measurements_are():
+    rows = [("m", 0.0, "volume", 20.0, 0.5), ("m", 4.0, "volume", 40.0, 2.0), ("m", 8.0, "volume", 90.0, 3.0)]
+    data = Measurements.of([dict(zip((*ROWS, "sd"), row, strict=True)) for row in rows])
+    problem = make_problem(
+        mixed(), data, [GROWTH, Free("tumour.initial.fraction", 0.01, 0.5), Free("a", 0.1, 10.0)],
+        [Observation("volume", Fraction(), scale=1000.0)], [Noise("additive", "a")], step_days=4.0,
+    )  # fmt: skip
+    s = problem.from_natural({GROWTH.name: 0.2, "tumour.initial.fraction": 0.02, "a": 4.0})
+    at = np.asarray(problem.table.at)[0]
+    draws, batch = np.asarray(s)[None], problem.conditions
+    own = predict_conditions(problem, batch, draws, sd=problem.sd_of_data())
+    np.testing.assert_allclose(own.sigma[0, 0, at, 0], [2.0, 8.0, 12.0])
+    # of a measurement that nobody has made, the median
+    np.testing.assert_allclose(predict_conditions(problem, batch, draws).sigma, 8.0)
+    np.testing.assert_allclose(sensitivity(problem, s, batch, [0]).sigma, 8.0)
+    # of held-out rows nothing is known but their own sd
+    few = eqx.tree_at(lambda p: p.table.used, problem, jnp.asarray([[True, False, False]]))
+    assert float(few.usual_sd()[0]) == 0.5
+    assert float(eqx.tree_at(lambda p: p.table.used, problem, jnp.zeros((1, 3), bool)).usual_sd()[0]) == 1.0
 
 
 def test_starts_fill_the_bounds_and_hold_the_users_own():
@@ -397,11 +421,20 @@ def test_priors_on_shared_parameters_are_no_part_of_the_likelihood(monkeypatch):
 
     free = [GROWTH._replace(level="subject", population=True), Free("sigma", 0.02, 1.0, prior=(0.1, 0.5))]
     data = herd(2, np.random.default_rng(0))
-    population = Population.of(
-        curve_problem(data, free, fixed={"initial": 100.0, "capacity": 1e6}, growth=Exponential(), step_days=5.0)
-    )
+    problem = curve_problem(data, free, fixed={"initial": 100.0, "capacity": 1e6}, growth=Exponential(), step_days=5.0)
+    population = Population.of(problem)
     phi, modes = np.array([np.log(0.2), np.log(0.1), np.log(0.3)]), jnp.zeros((2, 1))
     found = jnp.ones(2), jnp.ones((2, 3)), (modes, jnp.ones((2, 1, 1)))
     monkeypatch.setattr(module, "_value_and_slope", lambda *_: found)
     whole = module._finished(population, _Look(population, None), (phi, 7.0, modes, True, 1))
     assert whole.log_likelihood == pytest.approx(-7.0 + 0.5 * (np.log(2.0) / 0.5) ** 2)
+    # residuals of subjects are in units of the noise, at their own rates
+    b = np.log([[0.12], [0.09]])
+    there = problem.from_natural({f"{GROWTH.name}[m0]": 0.12, f"{GROWTH.name}[m1]": 0.09, "sigma": 0.2})
+    at = replace(whole, subjects=Subjects(b, whole.subjects.precisions))
+    np.testing.assert_allclose(residuals_of_subjects(population, at), _errors(problem, there), rtol=1e-10, atol=1e-12)
+
+
+@eqx.filter_jit
+def _errors(problem, s):
+    return problem.compare(s).error

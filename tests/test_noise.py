@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from scipy import stats
 
 from glioma_pde.calibrate.formula import Formula
 from glioma_pde.calibrate.noise import LEFT, RIGHT, Noise
+from glioma_pde.calibrate.predict import Ensemble
+from glioma_pde.calibrate.problem import Table
 from glioma_pde.calibrate.score import concordance, nrmse, score
 
 Y = np.array([0.8, 1.3, 2.9, 4.0])
@@ -39,6 +43,7 @@ def test_densities_are_those_of_the_distributions(kind, degrees):
     z = (np.log(Y) - np.log(F)) / sigma if kind == "lognormal" else (Y - F) / sigma
     exact = base.logpdf(z) - np.log(sigma) - (np.log(Y) if kind == "lognormal" else 0.0)
     np.testing.assert_allclose(log_densities(noise), exact, rtol=1e-12)
+    np.testing.assert_allclose(noise.log_density(*map(jnp.asarray, (Y, F, sigma))), exact, rtol=1e-12)
     # a limit stands for all that lies beyond it
     for code, tail in ((LEFT, base.logcdf), (RIGHT, base.logsf)):
         found = log_densities(noise, censoring=np.full(4, code))
@@ -68,11 +73,6 @@ def test_holding_sigma_keeps_the_value_and_drops_its_derivative():
     assert jax.grad(error)(1.5, False) == pytest.approx(-2.0 / (0.2 * 1.5**2))
 
 
-def test_quantiles_of_student_noise():
-    exact = stats.t(6.0).ppf([0.05, 0.5, 0.9])
-    np.testing.assert_allclose(Noise("additive", degrees=6.0).quantile(jnp.array([0.05, 0.5, 0.9])), exact, rtol=0.01)
-
-
 def test_formulas_compute_and_refuse():
     speed = Formula("2 * sqrt(tumour.d * rho) - exp(-log(x)) ** 2")
     assert speed.names() == ["tumour.d", "rho", "x"]
@@ -100,3 +100,20 @@ def test_no_forecast_is_drawn_where_nothing_held_out_has_a_score():
     assert not scored({**late, "data": {"held_out": np.array([0, 3])}})
     assert not scored({**late, "laws_compared": {}})
     assert not scored({"data": {}, "laws_compared": {}})
+
+
+def test_what_was_held_out_is_scored_by_its_own_noise():
+    """The density is the mean over draws, of Student's t where the noise is, with σ as the draws have it."""
+    from glioma_pde.fit_run import _log_densities
+
+    y, at, which = np.array([1.2, 0.7, 3.0]), np.array([0, 1, 1]), np.array([0, 0, 1])
+    one = np.ones(3)
+    table = Table(*(jnp.asarray(v[None]) for v in (at, which, y, one, 0 * at, one > 0)))
+    problem = SimpleNamespace(table=table, noises=(Noise("additive", "a", degrees=3.0), Noise("lognormal", "b")))
+    rng = np.random.default_rng(0)
+    values, sigma = rng.uniform(0.5, 2.0, (2, 5, 1, 2, 2))
+    f, s = (v[:, 0, at, which] for v in (values, sigma))
+    exact = np.where(
+        which == 0, stats.t(3.0).pdf((y - f) / s) / s, stats.norm.pdf(np.log(y / f) / s) / s / y
+    ).mean(axis=0)  # fmt: skip
+    np.testing.assert_allclose(np.exp(_log_densities(problem, Ensemble(values, values, sigma))), exact, rtol=1e-12)

@@ -1,7 +1,8 @@
 """Which further measurement would narrow a prediction most, from the Fisher information.
 
 A measurement of f with noise σ adds j jᵀ to the information F, j = ∂f/σ; the variance of a prediction g is then
-∂gᵀ (F + j jᵀ)⁻¹ ∂g. Everything is linear around the best parameters, so that this ranks measurements, no more.
+∂gᵀ (F + j jᵀ)⁻¹ ∂g. Everything is linear around the best parameters, so that this ranks measurements, no more. Where
+the data have a column ``sd``, the further measurement counts as exact as the median one of its observable.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Sensitivity(NamedTuple):
     """Of every observable at every day of some conditions.
 
     Attributes:
-        value, sigma: prediction and noise, ``(C, T, n)``. slope: of the prediction by scaled parameters, ``(C, T, n, size)``.
+        value, sigma: prediction and noise in its unit, ``(C, T, n)``. slope: of the prediction by scaled parameters, ``(C, T, n, size)``.
     """
 
     value: np.ndarray
@@ -67,13 +68,15 @@ def _of_subject(population: Population, phi: Array, b: Array, batch: Batch, like
 
 
 def _differentiated(problem: Problem, theta: Callable, at: Array, batch: Batch):
+    sd = problem.usual_sd()
+
     def values(at):
         def one(condition, theta):
             f = problem.simulation(theta, condition)
             full = problem.simulation.complete(theta)
-            unit = jnp.ones(f.shape[0], f.dtype)
             sigmas = [
-                n.sigma(f[:, k], unit, full) * (f[:, k] if n.logarithmic else 1.0) for k, n in enumerate(problem.noises)
+                n.sigma(f[:, k], sd[k], full) * (f[:, k] if n.logarithmic else 1.0)
+                for k, n in enumerate(problem.noises)
             ]
             return f, jnp.stack(sigmas, axis=1)
 

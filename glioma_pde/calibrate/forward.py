@@ -216,6 +216,11 @@ class Batch(eqx.Module):
     def dtype(self):
         return jax.tree.unflatten(self.tree, self.leaves).model.tissue.white.dtype
 
+    @property
+    def looks(self) -> int:
+        """Instants at which each subject is looked at."""
+        return jax.tree.unflatten(self.tree, self.leaves).days.shape[-1]
+
     def split(self) -> list[Condition]:
         """The condition of every subject."""
         return [

@@ -5,8 +5,8 @@ Standardised residual e = (y − f)/σ, or (ln y − ln f)/σ, with
     additive σ = a | proportional σ = b|f| | combined σ² = a² + b²f² | lognormal σ = a, on logarithms
 
 Gaussian, or Student's t with ν degrees of freedom. A censored measurement says only that the value lies below (or above)
-the limit that stands in its place. Where the data bring a standard deviation of their own, it takes the place of the
-unit of a: σ = a·sd.
+the limit that stands in its place. Where the data bring a standard deviation of their own, σ is multiplied by it: a and b
+are then relative to it.
 """
 
 from __future__ import annotations
@@ -95,17 +95,11 @@ class Noise(eqx.Module):
         Args:
             hold: take no derivative of the error through σ. sigma: to be used in the error, in the place of σ at f.
         """
-        tiny = jnp.asarray(_TINY if f.dtype == jnp.float64 else 1e-37, f.dtype)
+        tiny = _tiny(f)
         whole = jnp.maximum(self.sigma(f, sd, theta), tiny)
         if sigma is None:
             sigma = jax.lax.stop_gradient(whole) if hold else whole
-        sigma = jnp.maximum(sigma, tiny)
-        if self.logarithmic:
-            good = jnp.where(y > 0, y, 1.0)  # rows of padding; the data are checked
-            z = (jnp.log(good) - jnp.log(jnp.maximum(f, tiny))) / sigma
-            jacobian = -jnp.log(good)
-        else:
-            z, jacobian = (y - f) / sigma, jnp.zeros_like(y)
+        z, jacobian = self._distance(y, f, jnp.maximum(sigma, tiny))
         seen = censoring == 0
         error = jnp.where(seen, self._pseudo(jnp.where(seen, z, 0.0)), 0.0)
         # P(value < limit) = Φ(z), P(value > limit) = Φ(−z)
@@ -114,13 +108,18 @@ class Noise(eqx.Module):
         constant = jnp.where(seen, jacobian + self._normaliser(), 0.0)
         return Standardised(error, jnp.where(seen, jnp.log(whole), 0.0), constant)
 
-    def quantile(self, p: Array) -> Array:
-        """Quantile of e."""
-        z = norm.ppf(p)
-        if self.degrees is None:
-            return z
-        n = self.degrees  # Cornish–Fisher, within 1 % for ν ≥ 4 and 0.02 ≤ p ≤ 0.98
-        return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n * n)
+    def log_density(self, y: Array, f: Array, sigma: Array) -> Array:
+        """Of measurements that are not censored; ``sigma`` is their σ (`sigma`)."""
+        sigma = jnp.maximum(sigma, _tiny(f))
+        z, jacobian = self._distance(y, f, sigma)
+        return jacobian + self._normaliser() - 0.5 * self._pseudo(z) ** 2 - jnp.log(sigma)
+
+    def _distance(self, y: Array, f: Array, sigma: Array) -> tuple[Array, Array]:
+        """e, and ln de/dy less −ln σ."""
+        if not self.logarithmic:
+            return (y - f) / sigma, jnp.zeros_like(y)
+        good = jnp.log(jnp.where(y > 0, y, 1.0))  # rows of padding; the data are checked
+        return (good - jnp.log(jnp.maximum(f, _tiny(f)))) / sigma, -good
 
     def _pseudo(self, z: Array) -> Array:
         if self.degrees is None:
@@ -141,3 +140,7 @@ class Noise(eqx.Module):
         n = self.degrees
         below = 0.5 * betainc(0.5 * n, 0.5, n / (n + z * z))
         return jnp.log(jnp.where(z < 0, below, 1.0 - below))
+
+
+def _tiny(f: Array) -> Array:
+    return jnp.asarray(_TINY if f.dtype == jnp.float64 else 1e-37, f.dtype)

@@ -30,6 +30,7 @@ from jax import Array
 from scipy.stats import qmc
 
 from ..errors import GliomaError
+from .noise import Standardised
 from .optimise import Fit
 from .problem import Problem, Table
 
@@ -222,6 +223,11 @@ class Population(eqx.Module):
         values, (modes, h) = self.problem.conditions.each(one, self.theta(shared), self.problem.table, b0)
         return values - self._log_prior(shared) / values.shape[0], (modes, h)
 
+    def compare(self, phi: Array, b: Array) -> Standardised:
+        """Measurements against the predictions of their subjects' own parameters b, ``(S, p)``; shape ``(S, M)``."""
+        theta = {**self.theta(self.split(phi)[0]), **jax.vmap(self.own)(b)}
+        return self.problem.conditions.each(self.problem.compare_one, theta, self.problem.table)
+
     def log_prior_at(self, phi: np.ndarray) -> float:
         """Of the shared parameters, up to a constant; zero without priors."""
         return float(self._log_prior(self.split(jnp.asarray(phi, self.problem.low.dtype))[0]))
@@ -229,6 +235,18 @@ class Population(eqx.Module):
     def _log_prior(self, shared: Array) -> Array:
         i = np.asarray(self.shared, int)
         return -0.5 * jnp.sum(((shared - self.problem.centre[i]) / self.problem.width[i]) ** 2)
+
+
+def residuals_of_subjects(population: Population, found: PopulationFit) -> np.ndarray:
+    """Standardised residuals at the subjects' modes, ``(S, M)``."""
+    dtype = population.problem.low.dtype
+    phi, modes = (jnp.asarray(v, dtype) for v in (found.phi, found.subjects.modes))
+    return np.asarray(_compare(population, phi, modes).error, float)
+
+
+@eqx.filter_jit
+def _compare(population: Population, phi: Array, modes: Array) -> Standardised:
+    return population.compare(phi, modes)
 
 
 @eqx.filter_jit

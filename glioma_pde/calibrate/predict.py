@@ -1,4 +1,7 @@
-"""Predictions with bands: of the observable itself, and of a measurement of it."""
+"""Predictions with bands: of the observable itself, and of a measurement of it.
+
+Where the data have a column ``sd``, a further measurement counts as exact as the median one of its observable.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ class Ensemble(NamedTuple):
     """Draws of every subject's observables.
 
     Attributes:
-        values: ``(draws, S, T, n)``. measured: the same with noise. sigma: of the noise, on logarithms for log-normal noise.
+        values: ``(draws, S, T, n)``. measured: the same with noise. sigma: σ of the noise, ``sd`` included, on logarithms
+            for log-normal noise.
     """
 
     values: np.ndarray
@@ -43,32 +47,54 @@ def predict(problem: Problem, draws: np.ndarray, days: Sequence[float], seed: in
     return Ensemble(*(v[:, rows, places] for v in found))
 
 
-def predict_conditions(problem: Problem, batch: Batch, draws: np.ndarray, seed: int = 0) -> Ensemble:
-    """The same at the days of ``batch``."""
-    values, sigma = _predict(problem, batch, jnp.asarray(draws, problem.low.dtype))
+def predict_conditions(
+    problem: Problem, batch: Batch, draws: np.ndarray, seed: int = 0, sd: Array | None = None
+) -> Ensemble:
+    """The same at the days of ``batch``.
+
+    Args:
+        sd: of the measurements, anything that broadcasts to ``(S, T, n)``, such as `Problem.sd_of_data`; by default the
+            usual one.
+    """
+    sd = problem.usual_sd() if sd is None else sd
+    values, sigma = _predict(problem, batch, jnp.asarray(draws, problem.low.dtype), _spread(problem, batch, sd))
     return _with_noise(problem, np.asarray(values, float), np.asarray(sigma, float), seed)
 
 
 @eqx.filter_jit
-def _predict(problem: Problem, batch: Batch, draws: Array):
+def _predict(problem: Problem, batch: Batch, draws: Array, sd: Array):
     def one(s):
         theta = problem.theta(s)
         values = batch.each(lambda c, th: problem.simulation(th, c), theta)
-        return values, _sigmas(problem, values, theta)
+        return values, _sigmas(problem, values, sd, theta)
 
     return jax.lax.map(one, draws)
 
 
+def _spread(problem: Problem, batch: Batch, sd: Array) -> Array:
+    return jnp.broadcast_to(sd, (batch.count, batch.looks, len(problem.noises)))
+
+
 def predict_population(
-    population: Population, fitted: PopulationFit, batch: Batch, count: int = 200, seed: int = 0, refits: int = 5
+    population: Population,
+    fitted: PopulationFit,
+    batch: Batch,
+    count: int = 200,
+    seed: int = 0,
+    refits: int = 5,
+    sd: Array | None = None,
 ) -> Ensemble:
     """For the population's subjects, whether they had part in the fit or not.
 
     Each of ``refits`` draws of φ has modes and precisions of its own; b is drawn from them.
+
+    Args:
+        sd: of the measurements, as in `predict_conditions`.
     """
     rng = np.random.default_rng(seed)
     limits = population.bounds()
     parts = []
+    sd = _spread(population.problem, batch, population.problem.usual_sd() if sd is None else sd)
     each = -(-count // refits)
     for r in range(refits):
         phi = fitted.phi
@@ -79,7 +105,7 @@ def predict_population(
         here = subjects_given(population, phi)
         b = draw_subjects(here, each, rng)
         dtype = population.problem.low.dtype
-        values, sigma = _predict_population(population, batch, jnp.asarray(phi, dtype), jnp.asarray(b, dtype))
+        values, sigma = _predict_population(population, batch, jnp.asarray(phi, dtype), jnp.asarray(b, dtype), sd)
         parts.append((np.asarray(values, float), np.asarray(sigma, float)))
     values, sigma = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
     return _with_noise(population.problem, values, sigma, seed + 1)
@@ -93,31 +119,25 @@ def draw_subjects(subjects: Subjects, count: int, rng: np.random.Generator) -> n
 
 
 @eqx.filter_jit
-def _predict_population(population: Population, batch: Batch, phi: Array, b: Array):
+def _predict_population(population: Population, batch: Batch, phi: Array, b: Array, sd: Array):
     shared, _, _ = population.split(phi)
     problem = population.problem
 
     def one(b):
         theta = {**population.theta(shared), **jax.vmap(population.own)(b)}
         values = batch.each(lambda c, th: problem.simulation(th, c), theta)
-        return values, _sigmas(problem, values, theta)
+        return values, _sigmas(problem, values, sd, theta)
 
     return jax.lax.map(one, b)
 
 
-def _sigmas(problem: Problem, values: Array, theta) -> Array:
+def _sigmas(problem: Problem, values: Array, sd: Array, theta) -> Array:
     full = jax.vmap(problem.simulation.complete)(theta)
 
-    def one(values, theta):
-        return jnp.stack(
-            [
-                n.sigma(values[:, k], jnp.ones(values.shape[0], values.dtype), theta)
-                for k, n in enumerate(problem.noises)
-            ],
-            axis=1,
-        )
+    def one(values, sd, theta):
+        return jnp.stack([n.sigma(values[:, k], sd[:, k], theta) for k, n in enumerate(problem.noises)], axis=1)
 
-    return jax.vmap(one)(values, full)
+    return jax.vmap(one)(values, sd, full)
 
 
 def _with_noise(problem: Problem, values: np.ndarray, sigma: np.ndarray, seed: int) -> Ensemble:

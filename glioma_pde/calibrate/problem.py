@@ -314,6 +314,25 @@ class Problem(eqx.Module):
 
         return jax.jacfwd(rows)(s)
 
+    # -- the data -----------------------------------------------------------------------------
+
+    def usual_sd(self) -> Array:
+        """Of each observable the median ``sd`` of its measurements in use, 1 where there are none, ``(n,)``."""
+        table = self.table
+        mine = table.used[None] & (table.which[None] == jnp.arange(len(self.noises))[:, None, None])
+        middle = jnp.nanmedian(jnp.where(mine, table.sd[None], jnp.nan), axis=(1, 2))
+        return jnp.where(jnp.isnan(middle), 1.0, middle)
+
+    def sd_of_data(self) -> Array:
+        """The ``sd`` of every measurement in use at its place among the predictions, the usual one elsewhere, ``(S, T, n)``."""
+        shape = (len(self.subjects), self.conditions.looks, len(self.noises))
+        at, which = (
+            jnp.where(self.table.used, v, shape[k + 1]) for k, v in enumerate((self.table.at, self.table.which))
+        )
+        rows = jnp.arange(shape[0])[:, None]
+        whole = jnp.broadcast_to(self.usual_sd(), shape)
+        return whole.at[rows, at, which].set(self.table.sd, mode="drop")
+
     @property
     def count(self) -> int:
         """Measurements in use."""

@@ -111,7 +111,8 @@ def residuals(file: FitFile) -> Figure:
     colours = arm_colours(file)
     page = sheet(
         file, 60.0, "Standardised residuals",
-        "In standard deviations of the noise; dashed: ±2. Censored measurements are left out. A trend in time or size speaks "
+        "In standard deviations of the noise (of a population: at each subject's own parameters; of Student's t: as a normal would have "
+        "them by its density); dashed: ±2. Censored measurements are left out. A trend in time or size speaks "
         "against the model, a bent line on the right against the noise.",
     )  # fmt: skip
     key = [Line2D([], [], color=v, label=k.replace("_", " "), linewidth=2.2) for k, v in colours.items()]
