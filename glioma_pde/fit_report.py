@@ -122,7 +122,8 @@ def save_fit(path: str | Path, results: Sequence[LawResult], attributes: dict[st
     fit = study.fit
     attributes = {
         "title": study.study.title, "config_toml": study.study.text, "law": best.law, "level": fit.level,
-        "notes": "\n".join(best.notes), "endpoint": fit.endpoint, "hold_out_after_day": fit.hold_out_after_day,
+        "notes": "\n".join(best.notes), "endpoint": fit.endpoint,
+        "quadratic": best.population is not None or not fit.profiles, "hold_out_after_day": fit.hold_out_after_day,
         **attributes,
     }  # fmt: skip
     return write_fit(path, groups, attributes, units)

@@ -52,7 +52,8 @@ class LawResult:
         late, mice: scores of held-out times and subjects, fitted without them.
         days, band: curves of every subject, ``(S, T)`` and three times ``(S, T, n)``.
         predicted: rows of the data: median, lower and upper end of a measurement, ``(M, 3)``.
-        held: which rows were held out in the scored fit: 0 none, 1 late, 2 of a held-out subject, ``(M,)``.
+        held: which rows were held out in the scored fit: 0 none, 1 late, 2 of a held-out subject, 3 its first
+            ones, which place it in the population, ``(M,)``.
         forecast: as ``predicted``, without the rows held out; NaN for the others.
         design: which further measurement would narrow a prediction most.
     """

@@ -43,7 +43,7 @@ class Setup:
     """A calibration with its data.
 
     Attributes:
-        arms: by name, for one growth law. step_days: at which every parameter within the bounds is stable.
+        arms: by name, for one growth law. step_days: from `stable_step`.
     """
 
     study: FitStudy
@@ -65,7 +65,7 @@ class Setup:
         """Of all subjects.
 
         Raises:
-            ConfigError: for parameters that nothing reads, and whatever else is wrong with them.
+            ConfigError: for what is wrong with the parameters, and for arms that differ in more than numbers.
         """
         data = self.data
         arms = [data.arm_of(s) for s in data.subjects]

@@ -18,12 +18,12 @@ from glioma_pde.calibrate.data import Measurements
 from glioma_pde.calibrate.design import sensitivity
 from glioma_pde.calibrate.noise import Noise
 from glioma_pde.calibrate.observation import Fraction, Observation, ThresholdVolume
-from glioma_pde.calibrate.optimise import TOLERANCE, Fit, _search, fit, levenberg_marquardt, on_bounds, starting_points
+from glioma_pde.calibrate.optimise import fit, starting_points
 from glioma_pde.calibrate.population import Population, Subjects, _Look, fit_population, residuals_of_subjects
 from glioma_pde.calibrate.predict import predict_conditions
 from glioma_pde.calibrate.problem import Free
 from glioma_pde.calibrate.study import make_problem
-from glioma_pde.calibrate.uncertainty import _crossing, criteria, curvature_profiles, laplace, profiles, verdicts
+from glioma_pde.calibrate.uncertainty import laplace, profiles, verdicts
 from glioma_pde.errors import ConfigError
 from glioma_pde.model import Model
 from glioma_pde.tissue import Tissue
@@ -129,6 +129,7 @@ def test_capacity_is_called_open_before_saturation_and_closed_after_it():
     assert verdict["late"]["capacity"].kind == "identifiable"
 
 
+@pytest.mark.slow
 def test_a_product_is_called_one():
     """A signal whose scale and initial value are both free knows only their product."""
     days = DAYS / 3
@@ -138,11 +139,7 @@ def test_a_product_is_called_one():
         [GROWTH, Free("scale", 1.0, 1e4), Free("tumour.initial.fraction", 1e-4, 1.0), Free("sigma", 0.01, 1.0)],
         [Observation("volume", Fraction(), scale="scale")], [Noise("lognormal", "sigma")],
     )  # fmt: skip
-    verdict, found, _ = said_of(problem)
-    # a start at which nothing is finite has failed, wherever it is put back to
-    z = jax.vmap(problem.unconstrained)(found.starts).at[0].set(jnp.nan)
-    _, converged, _, finite = _search(problem, z, levenberg_marquardt, TOLERANCE["lm"], 60)
-    assert not finite[0] and not converged[0] and bool(jnp.all(finite[1:]))
+    verdict, _, _ = said_of(problem)
     assert verdict["scale"].kind == verdict["tumour.initial.fraction"].kind == "product"
     assert verdict["scale"].partners == ("tumour.initial.fraction",)
     assert "scale · tumour.initial.fraction" in verdict["scale"].text
@@ -192,23 +189,25 @@ def test_residuals_are_the_cost_and_the_information_is_expected():
     problem = tiny()
     s = problem.from_natural({GROWTH.name: 0.2, "capacity": 900.0, "sigma": 0.1})
     other = s + 0.05
-    reference = problem.compare(s).log_sigma
 
     @eqx.filter_jit
     def both(problem, s):
+        # of log-normal noise with one σ: its logarithm
+        reference = jnp.where(problem.table.used, jnp.log(0.1), 0.0)
         r = problem.residuals(s, reference, jnp.asarray(5.0))
-        return 0.5 * jnp.sum(r**2), problem.cost(s)
+        z = problem.unconstrained(s)
+        return 0.5 * jnp.sum(r**2), problem.cost(s), problem.information_rows(s), problem.log_density(z)
 
-    (a, b), (c, d) = both(problem, s), both(problem, other)
+    (a, b, rows, density), (c, d, _, _) = both(problem, s), both(problem, other)
     assert float(a - c) == pytest.approx(float(b - d), rel=1e-10)
-    rows = np.asarray(problem.information_rows(s))
+    rows = np.asarray(rows)
     information = rows.T @ rows
     # of ln σ: 2 for each measurement, and the prior's
     assert information[2, 2] == pytest.approx(2 * problem.count + 1.0, rel=1e-12)
     z = problem.unconstrained(s)
     np.testing.assert_allclose(problem.scaled(z), s, rtol=1e-12)
     volume = float(jnp.sum(jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)))
-    assert float(problem.log_density(z)) == pytest.approx(-float(problem.cost(s)) + volume)
+    assert float(density) == pytest.approx(-float(b) + volume)
 
 
 def test_predictions_and_designs_know_how_exact_the_measurements_are():
@@ -251,34 +250,6 @@ def test_both_optimisers_find_the_same():
     assert float(a.cost) == pytest.approx(float(b.cost), abs=1e-5)
     np.testing.assert_allclose(a.s, b.s, atol=2e-3)
     assert any("starts reached the best cost" in line for line in a.report(problem))
-
-
-def test_criteria_are_those_of_the_textbook():
-    c = criteria(-10.0, 20, 3)
-    assert c.aicc == pytest.approx(6 + 20 + 24 / 16)
-    assert c.bic == pytest.approx(3 * np.log(20) + 20)
-    assert criteria(-10.0, 4, 3).aicc == np.inf
-
-
-def test_what_became_of_the_starts_is_told():
-    costs, one = jnp.array([1.0, 1.05, 3.0, jnp.inf]), jnp.zeros((4, 1))
-    found = Fit(one[0], costs[0], one, one, costs, jnp.array([True, True, False, False]), one[:, 0], "lm")
-    assert found.told() == [
-        "1 of 4 starts reached the best cost within 0.01",
-        "1 of 4 starts failed: the model was not finite on their way",
-        "1 of 4 starts did not converge, most often for want of steps",
-        "only one start reached the best cost: take more starts before trusting it",
-    ]
-    assert found._replace(within=0.1).reached() == "2 of 4 starts reached the best cost within 0.1"
-    assert on_bounds(["a", "b"], [0.0, 0.5], [0.0, 0.0], [1.0, 1.0]) == ["a lies on a bound"]
-
-
-def test_ends_of_intervals():
-    # a lower end on the bound is open downwards
-    assert _crossing(np.array([2.0]), np.array([0.0]), 4.0, -np.inf) == -np.inf
-    assert _crossing(np.array([2.0, 1.0, 0.0]), np.array([0.0, 1.0, 9.0]), 4.0, -np.inf) == 0.5
-    (line,) = curvature_profiles(np.zeros(1), np.array([[0.01]]), np.array([-1.0]), np.array([1.0]), 9.0)
-    assert (line.low, line.high) == (pytest.approx(-0.3), pytest.approx(0.3))
 
 
 def test_bad_problems_are_told_at_once():

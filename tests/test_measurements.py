@@ -27,7 +27,6 @@ def test_rows_are_sorted_within_subjects_and_remember_their_lines():
     assert data.censoring[data.row == 4] == LEFT
     assert np.isnan(data.sd[data.row == 7])
     assert data.arm_of("b") == "treated"
-    assert len(data.until(2.5)) == 3 and len(data.after(2.5)) == 1
 
 
 def test_petab_names_are_understood():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,15 +65,6 @@ class Measurements:
     def where(self, keep: np.ndarray) -> Measurements:
         """The rows that ``keep``, a boolean mask, names."""
         return replace(self, **{n: getattr(self, n)[keep] for n in self.__dataclass_fields__})
-
-    def of_subjects(self, subjects: Iterable[str]) -> Measurements:
-        return self.where(np.isin(self.subject, list(subjects)))
-
-    def until(self, day: float) -> Measurements:
-        return self.where(self.time <= day)
-
-    def after(self, day: float) -> Measurements:
-        return self.where(self.time > day)
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, object]], numbers: Sequence[int] | None = None) -> Measurements:
@@ -150,7 +141,7 @@ def check(
 
     Args:
         noises: of each observable.
-        window: first and last day that is simulated.
+        window: first and last day that a measurement may have.
         fewest: measurements that a subject needs.
     """
     problems: list[tuple[int, str]] = []

@@ -36,7 +36,7 @@ FREEDOM = 2.5
 
 
 class Images(eqx.Module):
-    """Residuals of the masks as a function of unconstrained parameters.
+    """Residuals of the masks as a function of scaled parameters.
 
     Attributes:
         gaps: days since the first scan, ``(T,)``. shares: ``(T, 2, …)``, T1Gd then FLAIR. used: ``(T, 2)``.

@@ -41,7 +41,7 @@ class Fit(NamedTuple):
         s: best parameters, scaled. cost: minus log-posterior there (minus log-likelihood without priors).
         starts, ends: scaled, ``(N, size)``. costs: ``(N,)``, infinite for starts that failed.
         converged: by tolerance, ``(N,)``. steps: ``(N,)``.
-        method: ``"lm"`` or ``"lbfgs"``. within: costs so close count as equal.
+        method: ``"lm"`` or ``"lbfgs"``; of a population ``"quasi-newton"``. within: costs so close count as equal.
     """
 
     s: Array
@@ -53,11 +53,6 @@ class Fit(NamedTuple):
     steps: Array
     method: str
     within: float = 0.01
-
-    @property
-    def order(self) -> np.ndarray:
-        """Starts from the best to the worst."""
-        return np.argsort(np.asarray(self.costs))
 
     def reached(self) -> str:
         """How often the best cost was found."""

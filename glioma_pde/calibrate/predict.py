@@ -86,7 +86,7 @@ def predict_population(
 ) -> Ensemble:
     """For the population's subjects, whether they had part in the fit or not.
 
-    Each of ``refits`` draws of φ has modes and precisions of its own; b is drawn from them.
+    The best φ and each of ``refits`` − 1 draws of it have modes and precisions of their own; b is drawn from them.
 
     Args:
         sd: of the measurements, as in `predict_conditions`.

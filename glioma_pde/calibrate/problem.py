@@ -305,7 +305,8 @@ class Problem(eqx.Module):
     def information_rows(self, s: Array) -> Array:
         """J with JᵀJ the expected Fisher information in scaled values (priors included), ``(rows, size)``.
 
-        For a normal with mean f and width σ it is (∂f/σ)(∂f/σ)ᵀ + 2 ∂ln σ ∂ln σᵀ.
+        For a normal with mean f and width σ it is (∂f/σ)(∂f/σ)ᵀ + 2 ∂ln σ ∂ln σᵀ. Student's t and censored measurements
+        enter by Gauss and Newton's approximation of their own log-densities instead of an expectation.
         """
 
         def rows(s):

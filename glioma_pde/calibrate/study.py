@@ -43,7 +43,7 @@ def make_problem(
         start: initial tumour; by default uniform, with the parameter ``tumour.initial.fraction``.
         derived: formulas of further parameters. fixed: values, or one for each subject.
         step_days: longest time step; it is shortened by `stable_step`.
-        end_day: of the simulated window; the last measurement by default.
+        end_day: the latest that a measurement may have; by default that of the last one. Nothing is simulated beyond these.
 
     Raises:
         ConfigError: everything wrong with the measurements, by row, with the parameters, and with arms that differ in more

@@ -265,8 +265,9 @@ def verdicts(
     Args:
         names, log, s: of all parameters: names, which are logarithmic, best values. information: of the scaled values.
 
-    One with a closed profile is identifiable, unless the information leaves it open and only bounds of others close it. For the others the eigenvector of the Fisher information, in logarithms of
-    the parameters, that adds most to its variance tells with what it trades.
+    One with a closed profile is identifiable, unless the information leaves it open and only bounds of others close it. For
+    the others the eigenvector of the Fisher information, in logarithms of the parameters, that adds most to its variance
+    tells with what it trades.
     """
     size = np.where(log, 1.0, np.maximum(np.abs(s), 1e-300))
     information = information * size[:, None] * size

@@ -17,7 +17,7 @@ class Fit(Section):
     """What is fitted to what, and how.
 
     ``geometry``: ``well_mixed`` is a single cell, which needs no [tissue] and no tumour.initial; ``configured`` is the
-    tissue of the file.
+    tissue of the file. A population has a search of its own: of the keys that say how, it reads ``starts`` and ``seed``.
     """
 
     data: Line

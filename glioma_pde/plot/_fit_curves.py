@@ -55,8 +55,8 @@ def curves(file: FitFile) -> Figure:
     shown = f" (the first {_MOST})" if len(c["subject"]) * len(c["observable"]) > _MOST else ""
     page = sheet(
         file, 36.0 * rows if columns > 1 else 90.0, f"Measurements and the fitted model, {law} growth{shown}",
-        f"Line and band: median and {100 * level:g} % interval of the model's curve; filled: measured; open: below the "
-        "limit of detection; crosses: held out when predictions were scored.",
+        f"Line and band: median and {100 * level:g} % interval of the model's curve; filled: measured; open: censored, "
+        "at the limit; crosses: held out when predictions were scored.",
     )  # fmt: skip
     key = [Line2D([], [], color=v, label=k.replace("_", " "), linewidth=2.2) for k, v in colours.items()]
     page.constrain(key if len(colours) > 1 else ())

@@ -48,7 +48,8 @@ def profile_lines(file: FitFile) -> Figure:
     columns = min(4, len(groups))
     rows = -(-len(groups) // columns)
     level = float(file.attributes.get("level", 0.95))
-    how = "" if "subjects" not in file else "For a population the cost is taken as quadratic. "
+    quadratic = bool(file.attributes.get("quadratic", "subjects" in file))
+    how = "The cost is taken as quadratic around its least. " if quadratic else ""
     page = sheet(
         file, 42.0 * rows, "Profile likelihoods",
         f"{how}Twice the rise of the cost while one parameter is held and the others are fitted; dashed: threshold of its {100 * level:g} % "

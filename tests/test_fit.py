@@ -1,0 +1,87 @@
+"""A calibration from its file to its table, HDF5 file and figures; what a reader must know stands in the report."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from glioma_pde.config.fit_loading import loads_fit
+from glioma_pde.fit_command import calibrate
+from glioma_pde.io.fit_file import FitFile
+
+CONFIG = """
+title = "Made-up curves"
+[fit]
+data = "d.csv"
+geometry = "well_mixed"
+laws = ["exponential"]
+starts = 2
+max_steps = 60
+draws = 50
+profiles = false
+hold_out_after_day = 12.0
+[tumour]
+diffusivity_white_mm2_per_day = 0.0
+diffusivity_grey_mm2_per_day = 0.0
+[time]
+end_day = 40.0
+step_days = 4.0
+[observables.volume]
+quantity = "fraction"
+unit = "mm3"
+scale = 1e6
+noise = { kind = "additive", a = 1.0, degrees = 4.0 }
+[parameters]
+"tumour.proliferation_per_day" = { bounds = [0.02, 0.5], start = 0.2 }
+"tumour.initial.fraction" = { bounds = [1e-5, 1e-3], start = 2e-4 }
+"""
+RATE = "tumour.proliferation_per_day"
+
+
+def table(folder, subjects, last, noise, sd):
+    """Exponential growth from 100 mm³, with Gaussian errors of 10 %."""
+    rng = np.random.default_rng(3)
+    rows = ["subject,arm,time,observable,value,sd"]
+    for i in range(subjects):
+        rate = 0.1 * np.exp(0.2 * rng.standard_normal())
+        for t in np.arange(0.0, last + 1.0, 4.0):
+            exact = 100.0 * np.exp(rate * t)
+            rows.append(f"m{i},run,{t},volume,{exact * np.exp(noise * rng.standard_normal())},{sd(exact)}")
+    (folder / "d.csv").write_text("\n".join(rows))
+
+
+@pytest.mark.slow
+def test_a_curve_with_errors_of_its_own(tmp_path):
+    table(tmp_path, 1, 20.0, 0.1, lambda exact: 0.1 * exact)
+    study = loads_fit(CONFIG, "fit.toml", [], tmp_path)
+    text, (path,) = calibrate(study, tmp_path, figures=False)
+    assert "6 measurements, 1 subject, 1 arm" in text and "late times" in text
+    assert "fitted without what is held out: 2 of 2 starts reached the best cost within 0.01" in text
+    file = FitFile(path)
+    data, law = file["data"], file["laws/exponential"]
+    # bands of measurements are as wide as each one's own σ makes them: in 95 % of Student's t with ν = 4, 2.8 σ
+    width = (data["high"] - data["low"]) / (2 * data["sd"])
+    assert np.all(width > 2.0) and np.all(width < 4.5)
+    assert file["laws_compared"]["late_count"][0] == 2 and np.isfinite(file["laws_compared"]["late_log_score"][0])
+    rate = list(law["names"]).index(RATE)
+    assert law["low"][rate] < 0.1 * np.exp(0.2 * np.random.default_rng(3).standard_normal()) < law["high"][rate]
+    assert bool(file.attributes["quadratic"])
+
+
+@pytest.mark.slow
+def test_a_population_from_its_file_to_its_figures(tmp_path):
+    table(tmp_path, 6, 24.0, 0.1, lambda exact: "")
+    sets = [
+        f"parameters={{'{RATE}'={{bounds=[0.02, 0.5], level='subject', population=true, start=0.15}}, s={{bounds=[0.02, 1.0]}}}}",
+        "fixed={'tumour.initial.fraction'=1e-4}", "observables.volume.noise={kind='lognormal', a='s'}",
+        "fit.hold_out_subjects=['m5']", "fit.given_first=2", "fit.level=0.8",
+        "design={predict={arm='run', observable='volume', day=30.0}, on_days=[4.0, 28.0]}",
+    ]  # fmt: skip
+    study = loads_fit(CONFIG, "fit.toml", sets, tmp_path)
+    text, paths = calibrate(study, tmp_path)
+    assert "new subjects" in text and "the population's likelihood converged" in text
+    assert {p.name for p in paths} >= {"fit.h5", "fit_residuals.png", "fit_forecast.png", "fit_profiles.png"}
+    # in units of the noise, whatever the level of the intervals
+    residual = FitFile(paths[0])["data"]["residual"]
+    assert 0.7 < residual.std() < 1.2
+    assert "one further measurement would leave" in text

@@ -1,0 +1,101 @@
+"""Optimisers, profiles and verdicts on problems without a model, whose answers are known; what a fit reports."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glioma_pde.calibrate.optimise import TOLERANCE, Fit, _search, fit, levenberg_marquardt, on_bounds
+from glioma_pde.calibrate.problem import Problem
+from glioma_pde.calibrate.uncertainty import _crossing, criteria, curvature_profiles, laplace, profiles, verdicts
+
+
+class Straight(eqx.Module):
+    """A problem without a model, linear in logarithms: residuals A s − y."""
+
+    rows: jax.Array
+    y: jax.Array
+    names: tuple[str, ...] = eqx.field(static=True)
+    noises: tuple = eqx.field(static=True, default=())
+    free: tuple = eqx.field(static=True, default=())
+    free_noise: bool = eqx.field(static=True, default=False)
+
+    fixed = ()
+    size = property(lambda self: len(self.names))
+    low = property(lambda self: jnp.full(len(self.names), -4.0))
+    high = property(lambda self: jnp.full(len(self.names), 4.0))
+    count = property(lambda self: len(self.y))
+    scaled, unconstrained = Problem.scaled, Problem.unconstrained
+
+    def residuals(self, s, reference=None, lift=None):
+        return self.rows @ s - self.y
+
+    def information_rows(self, s):
+        return self.rows
+
+    def cost(self, s):
+        return 0.5 * jnp.sum(self.residuals(s) ** 2)
+
+
+def test_a_linear_problem_is_solved_and_profiled_exactly():
+    rng = np.random.default_rng(2)
+    rows, true = 3.0 * rng.standard_normal((9, 3)), np.array([0.4, -0.3, 0.9])
+    problem = Straight(
+        jnp.asarray(rows), jnp.asarray(rows @ true + 0.1 * rng.standard_normal(9)), ("rate", "scale", "start")
+    )
+    found = fit(problem, starts=3)
+    best = np.linalg.lstsq(rows, np.asarray(problem.y), rcond=None)[0]
+    np.testing.assert_allclose(found.s, best, atol=1e-5)
+    assert bool(jnp.all(found.converged)) and float(found.cost) == pytest.approx(float(problem.cost(best)), rel=1e-9)
+    sd = np.sqrt(np.diag(np.linalg.inv(rows.T @ rows)))
+    for k, line in enumerate(profiles(problem, jnp.asarray(best), points=6)):
+        assert line.loose == 0 and (line.low, line.high) == pytest.approx(
+            (best[k] - 1.96 * sd[k], best[k] + 1.96 * sd[k]), abs=2e-4
+        )
+    # a start at which nothing is finite has failed, wherever it is put back to
+    z = jax.vmap(problem.unconstrained)(found.starts).at[0].set(jnp.nan)
+    _, converged, _, finite = _search(problem, z, levenberg_marquardt, TOLERANCE["lm"], 60)
+    assert not finite[0] and not converged[0] and bool(jnp.all(finite[1:]))
+
+
+def test_what_only_a_product_tells_is_called_one():
+    t = np.linspace(0.0, 1.0, 9)
+    problem = Straight(
+        jnp.asarray(9.0 * np.stack([t, 0 * t + 1, 0 * t + 1], axis=1)), jnp.zeros(9), ("rate", "scale", "start")
+    )
+    s = jnp.zeros(3)
+    lines = profiles(problem, s, points=6)
+    verdict = verdicts(problem.names, np.ones(3, bool), np.zeros(3), laplace(problem, s).information, lines)
+    assert [v.kind for v in verdict] == ["identifiable", "product", "product"]
+    assert verdict[1].partners == ("start",) and "scale · start" in verdict[1].text
+
+
+def test_criteria_are_those_of_the_textbook():
+    c = criteria(-10.0, 20, 3)
+    assert c.aicc == pytest.approx(6 + 20 + 24 / 16)
+    assert c.bic == pytest.approx(3 * np.log(20) + 20)
+    assert criteria(-10.0, 4, 3).aicc == np.inf
+
+
+def test_what_became_of_the_starts_is_told():
+    costs, one = jnp.array([1.0, 1.05, 3.0, jnp.inf]), jnp.zeros((4, 1))
+    found = Fit(one[0], costs[0], one, one, costs, jnp.array([True, True, False, False]), one[:, 0], "lm")
+    assert found.told() == [
+        "1 of 4 starts reached the best cost within 0.01",
+        "1 of 4 starts failed: the model was not finite on their way",
+        "1 of 4 starts did not converge, most often for want of steps",
+        "only one start reached the best cost: take more starts before trusting it",
+    ]
+    assert found._replace(within=0.1).reached() == "2 of 4 starts reached the best cost within 0.1"
+    assert on_bounds(["a", "b"], [0.0, 0.5], [0.0, 0.0], [1.0, 1.0]) == ["a lies on a bound"]
+
+
+def test_ends_of_intervals():
+    # a lower end on the bound is open downwards
+    assert _crossing(np.array([2.0]), np.array([0.0]), 4.0, -np.inf) == -np.inf
+    assert _crossing(np.array([2.0, 1.0, 0.0]), np.array([0.0, 1.0, 9.0]), 4.0, -np.inf) == 0.5
+    (line,) = curvature_profiles(np.zeros(1), np.array([[0.01]]), np.array([-1.0]), np.array([1.0]), 9.0)
+    assert (line.low, line.high) == (pytest.approx(-0.3), pytest.approx(0.3))
