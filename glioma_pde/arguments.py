@@ -17,6 +17,16 @@ After 130 and 143 the run is saved as it stood; the message gives the command th
 """
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1024:
+        raise ValueError(text)
+    return number
+
+
+_count.__name__ = "number from 1 to 1024"  # what argparse calls it
+
+
 def parser(actions: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> argparse.ArgumentParser:
     """The parser of ``glioma-pde``.
 
@@ -40,6 +50,13 @@ def parser(actions: Mapping[str, Callable[[argparse.Namespace], int | None]]) ->
     )
     run.add_argument("--arm", action="append", default=[], help="run this arm only (repeatable)")
     run.add_argument("--no-figures", action="store_true", help="write HDF5 files only")
+    run.add_argument(
+        "--jobs",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="arms to run, and figures to draw, side by side (default: 1)",
+    )
     run.set_defaults(action=actions["run"])
 
     resume = commands.add_parser("resume", help="go on with an interrupted run")
@@ -75,6 +92,7 @@ def parser(actions: Mapping[str, Callable[[argparse.Namespace], int | None]]) ->
     plot.add_argument("--out", help="folder for the figures (default: beside the first file)")
     plot.add_argument("--format", action="append", default=[], choices=("png", "pdf", "svg"), help="repeatable")
     plot.add_argument("--no-animation", action="store_true")
+    plot.add_argument("--jobs", type=_count, default=1, metavar="N", help="figures to draw side by side (default: 1)")
     plot.set_defaults(action=actions["plot"])
 
     compare = commands.add_parser("compare", help="outcomes of any number of runs: table, CSV and figure")

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +92,11 @@ def _run(args: argparse.Namespace) -> int:
 
     def again(names: list[str]) -> list[str]:
         options = [f"--set={s}" for s in args.sets] + [f"--arm={name}" for name in names]
+        options += [f"--jobs={args.jobs}"] if args.jobs > 1 else []
         return ["glioma-pde", "run", str(source), "--out", str(out), *options]
 
-    run_all(experiments, out, study.text, not args.no_figures, again, _conclude)
+    conclude = partial(_conclude, jobs=args.jobs)
+    run_all(experiments, out, study.text, not args.no_figures, again, conclude, args.jobs)
     return 0
 
 
@@ -234,7 +237,8 @@ def _plot(args: argparse.Namespace) -> int:
         for file in args.files:
             print(*plot_fit(file, out, tuple(args.format) or ("png",)), sep="\n")
         return 0
-    for path in plot_runs(args.files, out, tuple(args.format) or ("png",), animation=not args.no_animation):
+    formats = tuple(args.format) or ("png",)
+    for path in plot_runs(args.files, out, formats, animation=not args.no_animation, jobs=args.jobs):
         print(path)
     return 0
 
@@ -378,7 +382,7 @@ def _heading(title: str) -> None:
     print(f"{title}  (research model, not for clinical use)")
 
 
-def _conclude(results: list[Result], arm: Any, out: Path, figures: bool) -> None:
+def _conclude(results: list[Result], arm: Any, out: Path, figures: bool, jobs: int = 1) -> None:
     from .compare import write_csv
     from .table import outcome_table
 
@@ -395,7 +399,8 @@ def _conclude(results: list[Result], arm: Any, out: Path, figures: bool) -> None
     if figures and arm.output.figures:
         from .plot import plot_runs
 
-        for path in plot_runs([r.path for r in results], out, ("png",), animation=arm.output.animation):
+        drawn = [r.path for r in results]
+        for path in plot_runs(drawn, out, ("png",), animation=arm.output.animation, jobs=jobs):
             print(f"  {path}")
 
 

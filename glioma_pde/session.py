@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,7 @@ def run_all(
     figures: bool,
     again: Callable[[list[str]], list[str]],
     conclude: Callable[[list[Result], Config, Path, bool], None],
+    jobs: int = 1,
 ) -> None:
     """Run arms into ``out``, and show what came of them.
 
@@ -64,9 +67,11 @@ def run_all(
         text: of the configuration.
         again: the command line that runs the named arms.
         conclude: shows the results, of the first arm's ``outcome`` and ``output``, with figures or without.
+        jobs: arms that run side by side.
 
     Raises:
         Interrupted: naming what is left to do, with the command for it.
+        GliomaError: of the first arm that fails; arms beside it are saved as they stand.
     """
     first = experiments[0].config
     figures = figures and first.output.figures
@@ -74,16 +79,21 @@ def run_all(
     paths = [out / f"{name}.h5" for name in left]
     results: list[Result] = []
     try:
-        for experiment, path in zip(experiments, paths, strict=True):
-            try:
-                result, late = with_progress(experiment, path, text)
-            except Interrupted:
-                left.pop(0)  # the message has the command for it
-                raise
-            left.pop(0)
-            results.append(result)
+        if min(jobs, len(experiments)) > 1:
+            late = _side_by_side(experiments, paths, text, jobs, left, results)
             if late is not None and (left or figures):
                 raise signals.Terminated if late == signal.SIGTERM else KeyboardInterrupt
+        else:
+            for experiment, path in zip(experiments, paths, strict=True):
+                try:
+                    result, late = with_progress(experiment, path, text)
+                except Interrupted:
+                    left.pop(0)  # the message has the command for it
+                    raise
+                left.pop(0)
+                results.append(result)
+                if late is not None and (left or figures):
+                    raise signals.Terminated if late == signal.SIGTERM else KeyboardInterrupt
         conclude(results, first, out, figures)
     except (Interrupted, KeyboardInterrupt) as error:
         done = f"after arm {results[-1].arm!r}, which is complete" if results else "before the first arm"
@@ -103,43 +113,110 @@ def with_progress(experiment: Experiment, path: Path, text: str | None) -> tuple
     Returns:
         What came of it, and the signal that came too late to interrupt it, if any.
     """
+    _note(experiment)
+    with _bars() as bars, signals.asking() as stop:
+        try:
+            result = _under_bar(bars, experiment, path, text, stop)
+        except (Interrupted, KeyboardInterrupt) as error:
+            interrupted = Interrupted(_how_to_go_on(experiment, path, error))
+            interrupted.exit_code = signals.exit_code(stop.signal)
+            raise interrupted from None
+    _say(experiment, result)
+    return result, stop.signal
+
+
+def _side_by_side(
+    experiments: list[Experiment], paths: list[Path], text: str, jobs: int, left: list[str], results: list[Result]
+) -> int | None:
+    """Run ``jobs`` arms at a time.
+
+    Args:
+        left: becomes the names of those that were not begun.
+        results: becomes what came of those that are complete, in their order.
+
+    Returns:
+        The signal that came too late to interrupt any of them, if one did.
+    """
+    found: dict[int, Result] = {}
+    interrupted: list[str] = []
+    failed: list[Exception] = []
+    for experiment in experiments:
+        _note(experiment)
+    with _bars() as bars, signals.asking() as stop:
+
+        def one(i: int) -> None:
+            if stop() or failed:
+                return
+            left.remove(experiments[i].config.arm)
+            try:
+                found[i] = _under_bar(bars, experiments[i], paths[i], text, lambda: stop() or bool(failed))
+            except Interrupted as error:
+                interrupted.append(_how_to_go_on(experiments[i], paths[i], error))
+            except Exception as error:
+                failed.append(error)
+
+        # A second signal cannot end a thread; all of them are on their way to save and leave.
+        with ThreadPoolExecutor(jobs) as pool, contextlib.suppress(KeyboardInterrupt):
+            for task in [pool.submit(one, i) for i in range(len(experiments))]:
+                task.result()
+    for i in sorted(found):
+        results.append(found[i])
+        _say(experiments[i], found[i])
+    if failed:
+        if isinstance(failed[0], GliomaError) and interrupted:
+            raise GliomaError("\n".join([str(failed[0]), *interrupted]))
+        raise failed[0]
+    if interrupted:
+        error = Interrupted("\n".join(interrupted))
+        error.exit_code = signals.exit_code(stop.signal)
+        raise error
+    return stop.signal
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("  {task.description:<12}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    return Progress(*columns, transient=not sys.stdout.isatty())
+
+
+def _note(experiment: Experiment) -> None:
+    """Say what is known of a run before it starts."""
     arm = experiment.config.arm
     size = output_size(experiment).file
     if size > LARGE:
         print(f"  {arm}: note: the output will take about {in_units(size)} (an estimate; fields are compressed)")
     for warning in experiment.warnings:
         print(f"  {arm}: note: {warning}")
-    columns = (TextColumn("  {task.description:<12}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    with Progress(*columns, transient=not sys.stdout.isatty()) as bar:
-        end = float(experiment.days[-1])
-        task = bar.add_task(arm, total=end, state="compiling")
 
-        def report(p: Reached) -> None:
-            bar.update(task, completed=p.day, state=f"day {p.day:g} of {p.end_day:g}, {p.remaining_s:.0f} s left")
 
-        with signals.asking() as stop:
-            try:
-                if text is None:
-                    result = resume(experiment, path, report, stop)
-                else:
-                    result = run(experiment, path, report, text, stop)
-            except (Interrupted, KeyboardInterrupt) as error:
-                what = str(error) or f"Arm {arm!r} was interrupted."
-                if checkpoint_path(path).exists():
-                    how = f"Go on with: glioma-pde resume {shlex.quote(str(path))}"
-                elif _is_complete(path):
-                    how = f"It is complete: {path}"
-                else:
-                    how = f"Nothing was saved; run it again: {arm}"
-                interrupted = Interrupted(f"{what} {how}")
-                interrupted.exit_code = signals.exit_code(stop.signal)
-                raise interrupted from None
-        bar.update(task, state=f"day {result.course.days[-1]:g} in {result.elapsed_s:.0f} s")
+def _say(experiment: Experiment, result: Result) -> None:
+    """Say how a run ended."""
     for warning in result.warnings[len(experiment.warnings) :]:
-        print(f"  {arm}: warning: {warning}")
+        print(f"  {result.arm}: warning: {warning}")
     if not sys.stdout.isatty():
-        print(f"  {arm}: {result.status}, {result.elapsed_s:.0f} s")
-    return result, stop.signal
+        print(f"  {result.arm}: {result.status}, {result.elapsed_s:.0f} s")
+
+
+def _under_bar(
+    bars: Progress, experiment: Experiment, path: Path, text: str | None, stop: Callable[[], bool]
+) -> Result:
+    task = bars.add_task(experiment.config.arm, total=float(experiment.days[-1]), state="compiling")
+
+    def report(p: Reached) -> None:
+        bars.update(task, completed=p.day, state=f"day {p.day:g} of {p.end_day:g}, {p.remaining_s:.0f} s left")
+
+    result = resume(experiment, path, report, stop) if text is None else run(experiment, path, report, text, stop)
+    bars.update(task, state=f"day {result.course.days[-1]:g} in {result.elapsed_s:.0f} s")
+    return result
+
+
+def _how_to_go_on(experiment: Experiment, path: Path, error: Interrupted | KeyboardInterrupt) -> str:
+    arm = experiment.config.arm
+    what = str(error) or f"Arm {arm!r} was interrupted."
+    if checkpoint_path(path).exists():
+        return f"{what} Go on with: glioma-pde resume {shlex.quote(str(path))}"
+    if _is_complete(path):
+        return f"{what} It is complete: {path}"
+    return f"{what} Nothing was saved; run it again: {arm}"
 
 
 def _is_complete(path: Path) -> bool:

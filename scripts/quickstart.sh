@@ -4,4 +4,4 @@
 # those of the folder it is called from.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh" atlas
 cd "$caller"
-exec glioma-pde run "$root/configs/brain_stem_cell_therapy.toml" --out "$root/results/brain_stem_cell_therapy" "$@"
+exec glioma-pde run "$root/configs/brain_stem_cell_therapy.toml" --out "$root/results/brain_stem_cell_therapy" --jobs 2 "$@"

@@ -154,6 +154,56 @@ def test_a_second_ctrl_c_ends_at_once_and_keeps_the_last_checkpoint(server, sour
         assert file.days[0] == 0.0
 
 
+# -- arms side by side ------------------------------------------------------------------------------
+
+ARMS = RADIAL + "".join(
+    f"[arms.{name}]\ncarriers.tumour_kill_per_day = {k}.0\n" for k, name in enumerate(("first", "second", "third"))
+)
+
+
+def test_arms_side_by_side_are_those_one_after_the_other(server, source, tmp_path):
+    source.write_text(ARMS.replace(", 20.0]", "]"), encoding="utf-8")
+    for jobs in (1, 2):
+        argv = ["run", source, "--out", tmp_path / str(jobs), "--no-figures", "--jobs", jobs]
+        done = server.glioma(*argv, "--arm=first", "--arm=second", "--set=time.end_day=15").wait()
+        assert done.code == 0, done.err
+    for name in ("first", "second"):
+        check_same_bits(tmp_path / "1" / f"{name}.h5", tmp_path / "2" / f"{name}.h5")
+    assert not list(tmp_path.glob("2/*.checkpoint*"))
+
+
+def test_a_signal_saves_every_arm_that_runs(server, source, tmp_path):
+    source.write_text(ARMS, encoding="utf-8")
+    out = tmp_path / "out"
+    argv = ["run", source, "--out", out, "--jobs", "2", *LONG]
+    done = signalled(server, signal.SIGTERM, out / "second.h5", *argv, times=2)
+    lines = one_sentence(done, 143).splitlines()
+    assert "third" in lines[-2]
+    assert lines[-2].endswith("--arm=third --jobs=2")
+    assert lines[-1].startswith("The figures then: ")
+    for name in ("first", "second"):
+        path = out / f"{name}.h5"
+        (said,) = (line for line in lines if f"Arm {name!r} was interrupted after day" in line)
+        assert said.endswith(f"Go on with: glioma-pde resume {path}")
+        assert (out / f"{name}.checkpoint").exists()
+        with RunFile(path) as file:
+            assert file.observable_days[-1] == float(said.split("after day ")[1].split()[0])
+    assert not (out / "third.h5").exists()
+
+
+def test_an_arm_that_fails_saves_those_beside_it(server, source, tmp_path):
+    source.write_text(ARMS, encoding="utf-8")
+    (tmp_path / "out" / "second.h5").mkdir(parents=True)  # a folder stands where the file should
+    argv = ["run", source, "--out", tmp_path / "out", "--no-figures", "--jobs", "2", *LONG]
+    lines = one_sentence(server.glioma(*argv).wait(), 1).splitlines()
+    assert "second.h5" in lines[0]
+    for line in lines[1:]:
+        assert "Arm 'first' was interrupted" in line
+    assert not (tmp_path / "out" / "third.h5").exists()
+
+
+# -- signals, one arm at a time ---------------------------------------------------------------------
+
 STOP_AT = """
 from glioma_pde import run, build
 from glioma_pde.run import _Loop
@@ -211,7 +261,7 @@ def test_a_signal_in_the_last_interval_is_heard_after_it(server, source, tmp_pat
 
 IN_FIGURES = """
 import glioma_pde.cli
-def slow(*given):
+def slow(*given, **options):
     os.kill(os.getpid(), signal.SIGINT)
 sys.modules["glioma_pde.cli"]._conclude = slow
 """

@@ -18,6 +18,7 @@ from glioma_pde.grid import Grid
 from glioma_pde.io.hdf5 import Quantity, RunWriter
 from glioma_pde.plot._data import Arm, Box, first_crossing, opened, sample, values_on
 from glioma_pde.plot._panels import choose_days
+from glioma_pde.plot._style import DPI
 
 LABEL = "phantom scale, exploratory: a sphere of tissue; not a prediction"
 CENTRE = np.array([6.0, -4.0, 10.0])
@@ -368,13 +369,30 @@ def test_every_figure_is_legible_and_says_what_it_is(arms, tmp_path, monkeypatch
 
 
 def test_plot_runs_writes_every_figure(arms, tmp_path, monkeypatch):
-    monkeypatch.setattr("glioma_pde.plot._style.DPI", 300)
+    monkeypatch.setattr("glioma_pde.plot._style.DPI", DPI)
     written = plot.plot_runs(arms, tmp_path / "figures")
     names = ["slices_untreated", "slices_treated", "comparison", "time_courses", "outcome", "ledger"]
     assert [path.name for path in written] == [f"{name}.png" for name in names] + ["animation.gif"]
     assert all(path.stat().st_size > 5000 for path in written)
     with Image.open(written[3]) as picture:
         assert picture.width == pytest.approx(180 / 25.4 * 300, abs=1)
+
+
+def test_figures_drawn_side_by_side_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("glioma_pde.plot._style.DPI", DPI)  # processes import the module anew
+    path = run_file(tmp_path / "ball.h5", "untreated", Grid.radial(20, 1.0))
+    one, other = (plot.plot_runs([path], tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2))
+    assert len(one) > 1
+    assert [p.name for p in other] == [p.name for p in one]
+    for a, b in zip(one, other, strict=True):
+        with Image.open(a) as first, Image.open(b) as second:
+            assert first.tobytes() == second.tobytes()
+
+
+def test_what_a_process_cannot_draw_is_told_as_without_it(tmp_path):
+    path = run_file(tmp_path / "ball.h5", "untreated", Grid.radial(20, 1.0))
+    with pytest.raises(GliomaError, match=r"slices_untreated\.docx: the figure cannot be written"):
+        plot.plot_runs([path], tmp_path, formats=("docx",), jobs=2)
 
 
 def test_formats_and_no_animation(tmp_path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
+import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -32,6 +36,7 @@ def plot_runs(
     out_dir: str | Path,
     formats: Sequence[str] = ("png",),
     animation: bool = True,
+    jobs: int = 1,
 ) -> list[Path]:
     """Make every figure that the run files allow.
 
@@ -44,6 +49,8 @@ def plot_runs(
         out_dir: folder to write into; made if missing.
         formats: file endings that matplotlib knows, e.g. png, pdf, svg.
         animation: also write the GIF.
+        jobs: processes that draw side by side. With more than one, a script that calls this needs the guard
+            ``if __name__ == "__main__":``, as the processes import it.
 
     Returns:
         The files written.
@@ -57,13 +64,23 @@ def plot_runs(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GliomaError(f"{folder}: the folder cannot be made ({error.strerror}); choose another one.") from error
-    written: list[Path] = []
     with opened(paths) as arms:
-        for name, draw in _applicable(arms):
-            figure = draw()
-            written += [_save(figure, folder / f"{name}.{kind}") for kind in formats]
+        names = [name for name, _ in _applicable(arms)]
         if animation and _has_pictures(arms) and max(len(arm.days) for arm in arms) > 1:
-            written.append(_animate(arms, folder / "animation.gif"))
+            names.append(_MOVIE)
+        if jobs == 1 or len(names) < 2:
+            written = [path for name in names for path in _draw(arms, name, folder, formats)]
+        else:
+            with _processes(jobs) as pool:
+                # the longest first, in the order of the figures
+                first = sorted(names, key=lambda name: name != _MOVIE)
+                tasks = {name: pool.submit(_draw_from_files, paths, name, folder, formats) for name in first}
+                try:
+                    written = [path for name in names for path in tasks[name].result()]
+                except BrokenProcessPool:
+                    raise GliomaError(
+                        f"{folder}: a process that drew figures has ended; draw them one after the other (jobs = 1)."
+                    ) from None
     if not written:
         raise GliomaError(f"{paths[0]}: the file holds neither fields, observables nor a ledger to draw.")
     return written
@@ -89,6 +106,26 @@ def save_page(paths: Sequence[str | Path], study: Studied, path: Path) -> Path:
 
 
 _animate = animation
+_MOVIE = "animation"
+
+
+def _processes(jobs: int) -> ProcessPoolExecutor:
+    # Fresh ones: a copy of a process in which JAX runs threads may hang. Ctrl-C is for the one that waits for them.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), signal.signal, ignore)
+
+
+def _draw_from_files(paths: Sequence[str | Path], name: str, folder: Path, formats: Sequence[str]) -> list[Path]:
+    with opened(paths) as arms:
+        return _draw(arms, name, folder, formats)
+
+
+def _draw(arms: Sequence[Arm], name: str, folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write the figure of that name, in each format."""
+    if name == _MOVIE:
+        return [_animate(arms, folder / f"{name}.gif")]
+    figure = dict(_applicable(arms))[name]()
+    return [_save(figure, folder / f"{name}.{kind}") for kind in formats]
 
 
 def _has_pictures(arms: Sequence[Arm]) -> bool:
