@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from glioma_pde.errors import GliomaError
@@ -18,7 +17,7 @@ from glioma_pde.plot._outcome import outcome
 from glioma_pde.plot._panels import FIELDS, choose_days
 from glioma_pde.plot._slices import comparison, slices
 from glioma_pde.plot._study import page
-from glioma_pde.plot._style import STYLE
+from glioma_pde.plot._style import save_figure
 from glioma_pde.study import Studied
 
 __all__ = [
@@ -61,7 +60,7 @@ def plot_runs(
     with opened(paths) as arms:
         for name, draw in _applicable(arms):
             figure = draw()
-            written += [_save(figure, folder / f"{name}.{kind}") for kind in formats]
+            written += [save_figure(figure, folder / f"{name}.{kind}") for kind in formats]
         if animation and _has_pictures(arms) and max(len(arm.days) for arm in arms) > 1:
             written.append(_animate(arms, folder / "animation.gif"))
     if not written:
@@ -76,7 +75,7 @@ def plot_compared(paths: Sequence[str | Path], out_dir: str | Path, formats: Seq
         GliomaError: if a file cannot be read or the figure cannot be written.
     """
     figure = compare(paths)
-    return [_save(figure, Path(out_dir) / f"compare.{kind}") for kind in formats]
+    return [save_figure(figure, Path(out_dir) / f"compare.{kind}") for kind in formats]
 
 
 def save_page(paths: Sequence[str | Path], study: Studied, path: Path) -> Path:
@@ -85,7 +84,7 @@ def save_page(paths: Sequence[str | Path], study: Studied, path: Path) -> Path:
     Raises:
         GliomaError: if a file cannot be read or the figure cannot be written.
     """
-    return _save(page(paths, study), path)
+    return save_figure(page(paths, study), path)
 
 
 _animate = animation
@@ -120,12 +119,3 @@ def _slugs(names: Sequence[str]) -> list[str]:
     """File names from names of arms; numbered where only signs told those apart."""
     plain = [re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "run" for name in names]
     return [slug if plain.count(slug) == 1 else f"{slug}_{k + 1}" for k, slug in enumerate(plain)]
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    try:
-        with rc_context(STYLE):
-            figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise GliomaError(f"{path}: the figure cannot be written ({error}).") from error
-    return path

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from glioma_pde.errors import GliomaError
 from glioma_pde.io.fit_file import SENSITIVITY, FitFile
-from glioma_pde.plot._style import FAINT, INK, PALETTE, SMALL, STYLE, WIDTH_MM, Sheet, letter
+from glioma_pde.plot._style import FAINT, INK, PALETTE, SMALL, STYLE, WIDTH_MM, Sheet, letter, save_figure
 
 __all__ = ["plot_sensitivity", "sensitivity"]
 
@@ -29,15 +28,7 @@ def plot_sensitivity(path: str | Path, out_dir: str | Path, formats: Sequence[st
     """
     with rc_context(STYLE):
         figure = sensitivity(FitFile(path, SENSITIVITY))
-        written = []
-        for kind in formats:
-            target = Path(out_dir) / f"sensitivity.{kind}"
-            try:
-                figure.savefig(target)
-            except (OSError, ValueError) as error:
-                raise GliomaError(f"{target}: the figure cannot be written ({error}).") from error
-            written.append(target)
-    return written
+    return [save_figure(figure, Path(out_dir) / f"sensitivity.{kind}") for kind in formats]
 
 
 def sensitivity(file: FitFile) -> Figure:
