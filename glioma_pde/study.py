@@ -117,11 +117,10 @@ def _first_value(arms: Sequence[Any], path: str) -> str:
 
 def value_of(arm: Any, path: str) -> str:
     """A parameter of an arm with its unit; empty for what is none."""
+    from .config.study import at
     from .parameters import PARAMETERS
 
-    node: Any = arm
-    for part in path.split("."):
-        node = getattr(node, part, None)
+    node = at(arm, path)
     if isinstance(node, bool) or not isinstance(node, int | float):
         return ""
     unit = PARAMETERS[path].unit if path in PARAMETERS else ""
@@ -138,12 +137,8 @@ def measure(m: Measure, runs: dict[str, Any]) -> float:
     if m.against is None:
         return x
     y = _one(m, runs[m.against])
-    if m.kind_of == "difference":
-        return x - y if math.isfinite(y) else math.nan
-    if y <= 0:
-        return math.nan
-    ratio = (x / y) ** m.power
-    return ratio - 1.0 if m.kind_of == "change" else ratio
+    sensible = math.isfinite(y) if m.kind_of == "difference" else y > 0
+    return m.compared(x, y) if sensible else math.nan
 
 
 def _one(m: Measure, run: Any) -> float:

@@ -146,7 +146,7 @@ def study_of(
         told |= set(own)
     made = [c for c in configs if c is not None]
     if not problems:
-        problems += across_arms(made[0], [c.arm for c in made], [c.time.end_day for c in made])
+        problems += across_arms(made)
     if problems:
         raise ConfigError(problems, where)
     return Study(title=str(title), arms=made, text=text, path=where)
