@@ -55,14 +55,14 @@ def run_all(
     out: Path,
     text: str,
     figures: bool,
-    again: Callable[[list[str]], list[str]],
+    again: Callable[[list[str]], list[str]] | None,
     conclude: Callable[[list[Result], Config, Path, bool], None],
 ) -> None:
     """Run arms into ``out``, and show what came of them.
 
     Args:
         text: of the configuration.
-        again: the command line that runs the named arms.
+        again: the command line that runs the named arms; without it the caller says how to go on.
         conclude: shows the results, of the first arm's ``outcome`` and ``output``, with figures or without.
 
     Raises:
@@ -88,7 +88,7 @@ def run_all(
     except (Interrupted, KeyboardInterrupt) as error:
         done = f"after arm {results[-1].arm!r}, which is complete" if results else "before the first arm"
         lines = [str(error) or f"Interrupted {done}."]
-        if left:
+        if left and again is not None:
             lines.append(f"The arms after it, {', '.join(left)}: {shlex.join(again(left))}")
         if figures:
             lines.append(f"The figures then: {shlex.join(['glioma-pde', 'plot', *map(str, paths), '--out', str(out)])}")
@@ -127,7 +127,7 @@ def with_progress(experiment: Experiment, path: Path, text: str | None) -> tuple
                 what = str(error) or f"Arm {arm!r} was interrupted."
                 if checkpoint_path(path).exists():
                     how = f"Go on with: glioma-pde resume {shlex.quote(str(path))}"
-                elif _is_complete(path):
+                elif is_complete(path):
                     how = f"It is complete: {path}"
                 else:
                     how = f"Nothing was saved; run it again: {arm}"
@@ -142,9 +142,10 @@ def with_progress(experiment: Experiment, path: Path, text: str | None) -> tuple
     return result, stop.signal
 
 
-def _is_complete(path: Path) -> bool:
+def is_complete(path: Path, arm: Config | None = None) -> bool:
+    """Whether a run file was finished, and is one of this very arm if one is given."""
     try:
         with RunFile(path) as file:
-            return file.attrs["status"] != "running"
+            return file.attrs["status"] != "running" and (arm is None or file.config_json == arm.to_json())
     except GliomaError:
         return False
