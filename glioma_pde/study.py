@@ -123,7 +123,7 @@ def value_of(arm: Any, path: str) -> str:
     node = at(arm, path)
     if isinstance(node, bool) or not isinstance(node, int | float):
         return ""
-    unit = PARAMETERS[path].unit if path in PARAMETERS else ""
+    unit = PARAMETERS[path].unit if path in PARAMETERS else "mm" if path.endswith("_mm") else ""
     return f"{node:.3g} {'' if unit == '1' else unit}".strip()
 
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from glioma_pde.plot._curves import burden_levels, log_axis
 from glioma_pde.plot._data import Arm, Source, opened
 from glioma_pde.plot._style import (
+    FAINT,
     INK,
     SMALL,
     STYLE,
@@ -70,8 +71,8 @@ def page(sources: Sequence[Source], study: Studied) -> Figure:
             columnspacing=1.6, bbox_to_anchor=(3.0 / sheet.width_mm, top / sheet.height_mm),
         )  # fmt: skip
         top -= 4.2 * key_rows + 8.0
-        _courses(sheet.axes(15.0, top - _PANEL_MM, 70.0, _PANEL_MM), arms)
-        _exposure(sheet.axes(105.0, top - _PANEL_MM, 70.0, _PANEL_MM), arms, study.exposure)
+        _courses(sheet.axes(20.0, top - _PANEL_MM, 65.0, _PANEL_MM), arms)
+        _exposure(sheet.axes(108.0, top - _PANEL_MM, 67.0, _PANEL_MM), arms, study.exposure)
         top -= _PANEL_MM + 14.0
         for k, group in enumerate(groups):
             height = _ROW_MM * len(group)
@@ -103,7 +104,7 @@ def _courses(axes: Axes, arms: Sequence[Arm]) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(lambda value, position: scientific(value, 0))
     for text, level in burden_levels(arms):
-        if low < level < 3 * high:
+        if low < level < 0.85 * axes.get_ylim()[1]:  # with room for its name below the title
             axes.axhline(level, color=INK, linewidth=0.6, linestyle=(0, (1, 1.5)))
             label = f"{text}, {scientific(level)}"
             place: Any = {"xycoords": ("axes fraction", "data"), "xytext": (3, 1.5), "textcoords": "offset points"}
@@ -123,11 +124,15 @@ def _exposure(axes: Axes, arms: Sequence[Arm], name: str | None) -> None:
     quantity = drawn[0][0].run.observables[name]
     for arm, colour in drawn:
         axes.plot(arm.observable_days, arm.needed(name), color=colour)
-    acting = [arm.observable_days[arm.needed(name) > 1e-3 * arm.needed(name).max()] for arm, _ in drawn]
+    sizes = [(arm.observable_days, np.abs(np.nan_to_num(arm.needed(name)))) for arm, _ in drawn]
+    acting = [days[size > 1e-3 * size.max()] for days, size in sizes]
     last = max(arm.observable_days[-1] for arm, _ in drawn)
     shown_to = max((float(days[-1]) for days in acting if len(days)), default=last)
     axes.set_xlim(0.0, min(last, 1.2 * shown_to))
-    axes.set_ylim(bottom=0.0)
+    if all(np.nanmin(arm.needed(name)) >= 0.0 for arm, _ in drawn):
+        axes.set_ylim(bottom=0.0)
+    else:
+        axes.axhline(0.0, color=FAINT, linewidth=0.6)
     axes.set_xlabel("time [days]")
     axes.set_ylabel("" if quantity.unit in ("1", "") else quantity.unit)
     text = quantity.long_name
