@@ -26,7 +26,7 @@ from .config.sections import SECTIONS
 from .control import SERIES
 from .errors import one_line
 from .io.hdf5 import Quantity
-from .model import balances, steady_balances
+from .ledger import balances, steady_balances
 from .observe import look, trends
 from .parameters import PARAMETERS
 from .tensors import tensor_names

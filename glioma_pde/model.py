@@ -392,37 +392,6 @@ def _transport(grid, value: Array, flux: Flux) -> Array:
     return out + advect(grid, value, flux.velocity, flux.factor, flux.occupied)
 
 
-def balances(model: Model, events: Sequence[Event] = ()) -> dict[str, dict[str, float]]:
-    """For each transported field, the ledger entries that change its total, with their signs."""
-    out: dict[str, dict[str, float]] = {f.name: {} for f in model.fields}
-
-    def collect(x, warm):
-        zero = jnp.zeros((), model.tissue.white.dtype)
-        medium = model.prepare()
-        q = model.quantities(x, warm, medium, zero, zero)
-        for transfer in model._statements(x, q, medium, zero, zero):
-            if isinstance(transfer, Transfer):
-                if transfer.source is not None:
-                    out[transfer.source][transfer.name] = -1.0
-                if transfer.sink is not None:
-                    out[transfer.sink][transfer.name] = 1.0
-        return zero
-
-    dtype, shape = model.tissue.white.dtype, model.tissue.grid.shape
-    blank = jax.ShapeDtypeStruct(shape, dtype)
-    jax.eval_shape(collect, {f.name: blank for f in model.fields}, {f.name: blank for f in model.memory})
-    for event in events:
-        for entry, change in event.entries(model).items():
-            if change is not None:
-                out[change[0]][entry] = change[1]
-    return out
-
-
-def steady_balances(model: Model) -> dict[str, dict[str, float]]:
-    """For each quasi-steady field that is balanced, the ledger entries that sum to zero, with their signs."""
-    return {field: dict(signs) for m in model.modules for field, signs in m.balance().items()}
-
-
 def _as_arrays(tree, dtype):
     """Python numbers among the leaves become arrays; real arrays take the model's precision."""
 

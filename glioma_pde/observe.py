@@ -111,8 +111,7 @@ def observe(model: Model, carry: Carry, quantities: Mapping[str, Array], t1gd: A
 
 
 def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresholds):
-    """Observables of a state, those of modules and events included, the totals of the transported fields, and the
-    quasi-steady fields that are in equilibrium with it."""
+    """Observables of a state, those of modules and events included, and the totals of the transported fields."""
     model, medium = model.now(carry.anatomy, medium)
     instant = jnp.zeros_like(t)
     q = model.quantities(carry.x, carry.warm, medium, t, instant)
@@ -124,7 +123,7 @@ def look(model: Model, events: Sequence[Event], carry: Carry, medium, t, thresho
     for event in events:
         seen |= event.look(model, entries)
     seen |= _displacement(model, events, carry, t)
-    return seen, totals, {f.name: q[f.name] for f in model.memory}
+    return seen, totals
 
 
 def _displacement(model: Model, events: Sequence[Event], carry: Carry, t: Array) -> dict[str, Array]:
@@ -139,6 +138,10 @@ def _displacement(model: Model, events: Sequence[Event], carry: Carry, t: Array)
     return {"carriers_displacement": lax.cond(alive, lambda: displacement(grid, s, points, given), lambda: none)}
 
 
+_AT_ONCE = 8
+"""Sites that one pass over the grid takes in."""
+
+
 def displacement(grid: Grid, s: Array, points_mm: Array, given: Array) -> Array:
     """√(∫ s min_k |x − x_k|² dV / ∫ s dV) [mm] over the sites x_k that are ``given``.
 
@@ -149,13 +152,16 @@ def displacement(grid: Grid, s: Array, points_mm: Array, given: Array) -> Array:
     Args:
         s: carrier density, with some carriers in it. points_mm: ``(n, ndim)``. given: ``(n,)``, one of them at least.
     """
+    more = -len(points_mm) % _AT_ONCE
+    points = jnp.pad(points_mm.astype(s.dtype), ((0, more), (0, 0))).reshape(-1, _AT_ONCE, grid.ndim)
+    there = jnp.pad(given, (0, more)).reshape(-1, _AT_ONCE)
 
-    def nearer(nearest, site):
-        point, there = site
-        square = grid.square_distance_mm2(point)
-        return jnp.where(there, jnp.minimum(nearest, square), nearest), None
+    def nearer(nearest, sites):
+        for point, given in zip(*sites, strict=True):
+            nearest = jnp.where(given, jnp.minimum(nearest, grid.square_distance_mm2(point)), nearest)
+        return nearest, None
 
-    nearest, _ = lax.scan(nearer, jnp.full(grid.shape, jnp.inf, s.dtype), (points_mm.astype(s.dtype), given))
+    nearest, _ = lax.scan(nearer, jnp.full(grid.shape, jnp.inf, s.dtype), (points, there))
     return jnp.sqrt(grid.integrate(s * nearest) / grid.integrate(s))
 
 

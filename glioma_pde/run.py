@@ -11,16 +11,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
 
+from . import pieces
 from .build import Experiment
 from .config.size import Size, size_of
 from .control import Control
@@ -28,13 +26,13 @@ from .errors import GliomaError, Interrupted
 from .io._files import require_room
 from .io.checkpoint import load_checkpoint, partial_path, previous_path, save_checkpoint
 from .io.hdf5 import RunFile, RunWriter
+from .ledger import balances, book_row, steady_balances
 from .manifest import changes_since, digest, layout
-from .model import Carry, Model, balances, steady_balances
-from .observe import look, rim, trends
+from .model import Carry, Model
+from .observe import trends
 from .outcome import Course, summarise
 from .schedule import times
-from .solve import block
-from .window import CHECK_EVERY_DAYS, GROW_AT, GROW_AT_RELATIVE, Window, inner_box
+from .window import CHECK_EVERY_DAYS, Window, inner_box
 
 COMMIT_EVERY_S = 2.0
 """Observables reach the file at least this often, and with every frame."""
@@ -178,41 +176,6 @@ def _checkpoints(path: Path) -> tuple[Path, ...]:
     return newest, previous_path(newest), partial_path(newest)
 
 
-@jax.jit
-def _advance(fixed, carry: Carry, j, first, last):
-    model, schedule, plan, instants, medium = fixed
-
-    def one(b, carry):
-        return block(model, schedule, plan, instants, medium, carry, j, b, padded=False)
-
-    return lax.fori_loop(first, last, one, carry)
-
-
-@jax.jit
-def _prepare(model: Model):
-    return model.prepare()
-
-
-@partial(jax.jit, static_argnums=1)
-def _at_rim(carry: Carry, cells: tuple[str, ...], memory: dict[str, Array]):
-    """Whether anything has come to the rim of the window."""
-    dense = [rim(carry.x[name]) > GROW_AT for name in cells]
-    substances = [v for name, v in carry.x.items() if name not in cells]
-    far = [rim(v) > GROW_AT_RELATIVE * jnp.max(v) for v in (*substances, *memory.values())]
-    return jnp.any(jnp.stack(dense + far))
-
-
-@eqx.filter_jit
-def _fields(model: Model, carry: Carry, medium, t):
-    """The fields worth storing."""
-    model, medium = model.now(carry.anatomy, medium)
-    q = model.quantities(carry.x, carry.warm, medium, t, jnp.zeros_like(t))
-    return {f.name: carry.x[f.name] if f.name in carry.x else q[f.name] for f in model.outputs}
-
-
-_look = eqx.filter_jit(look)
-
-
 class _Loop:
     def __init__(
         self, experiment: Experiment, window: Window, carry: Carry, start_totals: dict[str, float] | None = None
@@ -241,7 +204,7 @@ class _Loop:
         self.window, self.carry = window, carry
         self.model = window.model(experiment.model)
         self.schedule = window.schedule(experiment.schedule)
-        self.medium = _prepare(self.model)
+        self.medium = pieces.prepare(self.model)
         self.idle_model = self.model.without_carriers()
         days = jnp.asarray(experiment.days, self.model.tissue.white.dtype)
         self.instants = times(self.model, self.schedule, days)
@@ -280,8 +243,10 @@ class _Loop:
         """
         if self.window.box is None:
             return
-        memory = self._look(self.experiment.days[0])[2] if begin else self.carry.warm
-        if bool(_at_rim(self.carry, self.model.cells, memory)):
+        memory = self.carry.warm
+        if begin:
+            memory = pieces.settled(self.model, self.carry, self.medium, self._at(self.experiment.days[0]))
+        if bool(pieces.at_rim(self.carry, self.model.cells, memory)):
             self._enter(Window(None), self.window.restore(self.carry, self.experiment.model.tissue))
 
     def recall(self, path: Path, last: int) -> None:
@@ -318,7 +283,7 @@ class _Loop:
                 self._grow(begin=j == 0 and start == 0)
                 fixed = (self._model_for(j), self.schedule, experiment.plan, self.instants, self.medium)
                 if self.control is None:
-                    self.carry = _advance(fixed, self.carry, *map(jnp.asarray, (j, start, end)))
+                    self.carry = pieces.advance(fixed, self.carry, *map(jnp.asarray, (j, start, end)))
                 else:
                     self.carry, _ = self.control.interval(*fixed, self.carry, j, range(start, end))
             self._record(writer, path, j + 1)
@@ -340,7 +305,7 @@ class _Loop:
     def _record(self, writer: RunWriter, path: Path, j: int) -> None:
         experiment, config = self.experiment, self.experiment.config
         day = float(experiment.days[j])
-        seen, totals = jax.device_get(self._look(day)[:2])
+        seen, totals = jax.device_get(self._look(day))
         values = {k: float(v) for k, v in seen.items()}
         values |= {} if self.control is None else self.control.series()
         limit = config.time.stop_at_cells
@@ -368,7 +333,7 @@ class _Loop:
     def _look(self, day: float):
         outcome = self.experiment.config.outcome
         thresholds = (outcome.t1gd_threshold, outcome.flair_threshold)
-        return _look(self.model, self.schedule.events, self.carry, self.medium, self._at(day), thresholds)
+        return pieces.look_at(self.model, self.schedule.events, self.carry, self.medium, self._at(day), thresholds)
 
     def _trends(self) -> dict[str, float]:
         """Rates of change up to the last row."""
@@ -407,8 +372,8 @@ class _Loop:
         model, carry, medium = self.model, self.carry, self.medium
         if self.window.box is not None:  # quantities that fill the brain are wanted outside the box too
             model = self.experiment.model
-            carry, medium = self.window.restore(carry, model.tissue), _prepare(model)
-        return {k: np.asarray(v) for k, v in _fields(model, carry, medium, self._at(day)).items()}
+            carry, medium = self.window.restore(carry, model.tissue), pieces.prepare(model)
+        return {k: np.asarray(v) for k, v in pieces.fields(model, carry, medium, self._at(day)).items()}
 
     def _at(self, day: float):
         return jnp.asarray(day, self.model.tissue.white.dtype)
@@ -431,17 +396,7 @@ class _Loop:
             self.start_totals = total
         entry = {name: float(v[0]) + float(v[1]) for name, v in self.carry.ledger.items()}
         unit = {name: k if name in self.model.cells else 1.0 for name in total}
-        row = {f"{name}_total": v * unit[name] for name, v in total.items()}
-        for name, signs in self.signs.items():
-            expected = self.start_totals[name] + sum(sign * entry[e] for e, sign in signs.items())
-            scale = max(total[name], self.start_totals[name], *(entry[e] for e in signs), 1e-300)
-            row[f"{name}_imbalance"] = (total[name] - expected) / scale
-            row |= {e: entry[e] * unit[name] for e in signs}
-        for name, signs in self.steady.items():
-            scale = max(*(entry[e] for e in signs), 1e-300)
-            row[f"{name}_imbalance"] = sum(sign * entry[e] for e, sign in signs.items()) / scale
-            row |= {e: entry[e] for e in signs}
-        return row
+        return book_row(self.signs, self.steady, self.start_totals, total, entry, unit)
 
     def _finish(self, writer: RunWriter, path: Path, status: str, elapsed: float) -> Result:
         self._commit(writer)

@@ -22,7 +22,8 @@ from glioma_pde.delivery import Schedule, gaussian
 from glioma_pde.errors import ConfigError, GliomaError
 from glioma_pde.io.hdf5 import RunFile
 from glioma_pde.io.tensors import tensors_from_nifti
-from glioma_pde.model import Model, balances
+from glioma_pde.ledger import balances
+from glioma_pde.model import Model
 from glioma_pde.observe import observe
 from glioma_pde.repeat import experiment_from_file
 from glioma_pde.run import run

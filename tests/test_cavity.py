@@ -20,7 +20,8 @@ from glioma_pde.config import loads
 from glioma_pde.delivery import CarrierDoses, Intracavity, Schedule, gaussian
 from glioma_pde.errors import ConfigError
 from glioma_pde.io.hdf5 import RunFile
-from glioma_pde.model import Model, balances
+from glioma_pde.ledger import balances
+from glioma_pde.model import Model
 from glioma_pde.repeat import experiment_from_file
 from glioma_pde.run import resume, run
 from glioma_pde.schedule import make_plan, stack

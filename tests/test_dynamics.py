@@ -25,7 +25,8 @@ from glioma_pde.config import loads
 from glioma_pde.delivery import Schedule
 from glioma_pde.grid import Grid
 from glioma_pde.io.hdf5 import RunFile
-from glioma_pde.model import Model, balances
+from glioma_pde.ledger import balances
+from glioma_pde.model import Model
 from glioma_pde.run import run
 from glioma_pde.schedule import make_plan
 from glioma_pde.solve import solve

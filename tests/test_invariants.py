@@ -28,7 +28,8 @@ from glioma_pde.biology.tumour import Tumour
 from glioma_pde.delivery import CarrierDoses, gaussian
 from glioma_pde.grid import Grid
 from glioma_pde.io.atlas import mni152
-from glioma_pde.model import Model, balances
+from glioma_pde.ledger import balances
+from glioma_pde.model import Model
 from glioma_pde.numerics.stepping import RKL2, SSPRK2
 from glioma_pde.tissue import Tissue
 

@@ -23,7 +23,8 @@ from glioma_pde.build import build
 from glioma_pde.config import loads
 from glioma_pde.delivery import Schedule
 from glioma_pde.errors import ConfigError
-from glioma_pde.model import Model, balances
+from glioma_pde.ledger import balances
+from glioma_pde.model import Model
 from glioma_pde.observe import look
 from glioma_pde.risk import event_bound, no_event, transformation_bound
 from glioma_pde.run import run

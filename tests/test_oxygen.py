@@ -18,7 +18,8 @@ from glioma_pde.biology.oxygen import Oxygen, hypoxia
 from glioma_pde.biology.resistance import Resistance
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.delivery import Schedule, gaussian
-from glioma_pde.model import Model, balances
+from glioma_pde.ledger import balances
+from glioma_pde.model import Model
 from glioma_pde.observe import look
 from glioma_pde.schedule import make_plan
 from glioma_pde.solve import solve

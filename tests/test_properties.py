@@ -19,7 +19,7 @@ from glioma_pde.biology.laws import Exponential
 from glioma_pde.biology.prodrug import Boluses, Courses
 from glioma_pde.delivery import CarrierDoses, Schedule
 from glioma_pde.grid import Grid
-from glioma_pde.model import balances
+from glioma_pde.ledger import balances
 from glioma_pde.schedule import Plan, make_plan, stack
 from glioma_pde.solve import solve
 from glioma_pde.tissue import Tissue

@@ -30,7 +30,8 @@ from glioma_pde.delivery import (
 from glioma_pde.errors import ConfigError
 from glioma_pde.grid import Grid
 from glioma_pde.io.hdf5 import RunFile
-from glioma_pde.model import Model, balances
+from glioma_pde.ledger import balances
+from glioma_pde.model import Model
 from glioma_pde.parameters import PARAMETERS, default
 from glioma_pde.parameters.delivery import OLFACTORY_MM
 from glioma_pde.repeat import experiment_from_file

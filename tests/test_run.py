@@ -23,7 +23,8 @@ from glioma_pde.errors import ConfigError, GliomaError
 from glioma_pde.io.checkpoint import load_checkpoint, save_checkpoint
 from glioma_pde.io.export import export_nifti
 from glioma_pde.io.hdf5 import RunFile, RunWriter
-from glioma_pde.model import Model, steady_balances
+from glioma_pde.ledger import steady_balances
+from glioma_pde.model import Model
 from glioma_pde.observe import observe, rim, trends
 from glioma_pde.repeat import experiment_from_file
 from glioma_pde.run import RIM_TOLERANCE, _Loop, checkpoint_path, output_size, resume, run

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from glioma_pde.biology.carriers import Carriers
 from glioma_pde.biology.prodrug import Boluses, Courses, Prodrug
 from glioma_pde.delivery import CarrierDoses, Schedule
-from glioma_pde.model import Model, balances
+from glioma_pde.ledger import balances
+from glioma_pde.model import Model
 from glioma_pde.schedule import STEPS_PER_BLOCK, make_plan, stack, times
 from glioma_pde.solve import simulate, solve
 from glioma_pde.tissue import Tissue

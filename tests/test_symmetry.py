@@ -14,7 +14,8 @@ from covering import CASES, SAVES, Case, Therapy, therapy
 
 from glioma_pde.biology.laws import Gompertz
 from glioma_pde.grid import Grid
-from glioma_pde.model import Model, steady_balances
+from glioma_pde.ledger import steady_balances
+from glioma_pde.model import Model
 from glioma_pde.numerics.stepping import SSPRK2
 from glioma_pde.parameters import PARAMETERS
 from glioma_pde.schedule import make_plan

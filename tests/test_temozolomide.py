@@ -17,7 +17,8 @@ from glioma_pde.config import loads
 from glioma_pde.config.regimens import radiotherapy, temozolomide
 from glioma_pde.delivery import Schedule
 from glioma_pde.errors import ConfigError
-from glioma_pde.model import Model, balances
+from glioma_pde.ledger import balances
+from glioma_pde.model import Model
 from glioma_pde.schedule import make_plan
 from glioma_pde.solve import solve
 from glioma_pde.tissue import Tissue

@@ -27,7 +27,7 @@ from glioma_pde.grid import Grid
 from glioma_pde.io.atlas import mni152
 from glioma_pde.io.hdf5 import RunFile
 from glioma_pde.io.nifti import write_image
-from glioma_pde.model import balances
+from glioma_pde.ledger import balances
 from glioma_pde.schedule import make_plan
 from glioma_pde.solve import solve
 
