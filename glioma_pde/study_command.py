@@ -93,7 +93,7 @@ def run_study(prepared: Prepared) -> Studied:
         run_all(prepared.todo, prepared.folder, study.text, False, None, conclude)
     rest = [path for path, arm in zip(prepared.paths, study.arms, strict=True) if arm.arm not in results]
     results |= {run.arm: run for run in (read(rest) if rest else ())}
-    return studied(prepared.name, [results[arm.arm] for arm in study.arms], study.arms, study.title)
+    return studied(prepared.name, [results[arm.arm] for arm in study.arms], study.arms, study.title, study.label)
 
 
 def without_study(studies: Sequence[Study]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from glioma_pde import study_command
 from glioma_pde.cli import main
@@ -24,6 +25,7 @@ from glioma_pde.io.hdf5 import RunFile
 from glioma_pde.manifest import parameter_rows
 from glioma_pde.outcome import Course
 from glioma_pde.parameters import PARAMETERS
+from glioma_pde.plot._study import _turns
 from glioma_pde.study import IN, OUT, UNKNOWN, markdown, measure, studied, study_text
 
 STUDIES = sorted((Path(__file__).parent.parent / "configs" / "studies").glob("*.toml"))
@@ -159,10 +161,32 @@ def test_what_is_never_reached_shows_the_end_of_the_run():
     assert markdown([study]).count("\n") == 4
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0639, "0.0639"), (314.2, "314"), (1000.0, "1000"), (8691.0, "8690"), (9999.0, "10000"), (12345.0, "1.23e+04")],
+)
+def test_numbers_are_shown_with_three_digits(value, text):
+    row = Published(what="x", arm="treated", quantity="day_x", kind="at_least", value=value)
+    assert compared(row).rows[0].text == f"at least {text}"
+
+
+def test_curves_that_no_eye_tells_apart_take_turns():
+    axes, days = Figure().add_subplot(), np.arange(4.0)
+    axes.set_yscale("log")
+    axes.set_ylim(1.0, 100.0)
+    grows, close, other, short = 2.0**days, 1.01 * 2.0**days, 3.0**days, 2.0 ** days[:2]
+    first, apart, second, alone = _turns(axes, [(days[: len(c)], c) for c in (grows, other, close, short)])
+    assert apart == alone == "-"
+    (start, dashes), (later, same) = first, second
+    on, off = dashes
+    assert (dashes, later - start) == (same, on) and on == off
+
+
 # -- configuration --------------------------------------------------------------------------------
 
 STUDY = """
 title = "A study: of the test"
+label = "toy scale"
 [tissue]
 kind = "radial"
 radius_mm = 12.0
@@ -265,6 +289,7 @@ def test_a_small_study_end_to_end(tmp_path, capsys, single_precision):
     assert main(["study", str(tmp_path), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "in range" in said and "out of range" in said and "a default" in said
+    assert "toy scale" in said  # although each arm has a label of its own
     with (out / "studies.csv").open(encoding="utf-8") as file:
         burden, dose = csv.DictReader(file)
     assert float(burden["ours"]) == pytest.approx(math.exp(-2 * (0.08 + 0.016)) - 1.0, abs=0.01)

@@ -149,7 +149,7 @@ def study_of(
         problems += across_arms(made)
     if problems:
         raise ConfigError(problems, where)
-    return Study(title=str(title), arms=made, text=text, path=where)
+    return Study(title=str(title), label=str(data.get("label", "")), arms=made, text=text, path=where)
 
 
 def from_json(text: str, folder: str = ".") -> Config:
