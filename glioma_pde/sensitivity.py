@@ -281,7 +281,7 @@ def save(s: Sensitivities, out: Path) -> list[Path]:
         "title": s.study.title, "config_toml": s.study.text, "base": s.base, "all_usual": s.all_usual,
         "all_unfavourable": s.all_unfavourable, "quantity": m.quantity, "form": m.kind_of, "arm": m.arm,
         "against": m.against or "", "day": float(m.day or 0.0), "step_days": s.step_days,
-        "label": next(a.label for a in s.study.arms if a.arm == m.arm), "versions": versions(), "git_revision": git_revision(),
+        "label": s.study.label or next(a.label for a in s.study.arms if a.arm == m.arm), "versions": versions(), "git_revision": git_revision(),
     }  # fmt: skip
     groups = {"factors": factors, "morris": {"points": s.points, "outcomes": s.outcomes}}
     file = write_fit(out / "sensitivity.h5", groups, attributes, kind=SENSITIVITY)

@@ -135,7 +135,7 @@ def _exposure(axes: Axes, arms: Sequence[Arm], name: str | None) -> None:
     last = max(arm.observable_days[-1] for arm, _ in drawn)
     shown_to = max((float(days[-1]) for days in acting if len(days)), default=last)
     axes.set_xlim(0.0, min(last, 1.2 * shown_to))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     if max(size.max() for _, size in sizes) >= 1e4:
         axes.yaxis.set_major_formatter(lambda value, position: scientific(value))
     if all(np.nanmin(values) >= 0.0 for _, values in curves):
