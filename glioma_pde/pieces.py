@@ -44,19 +44,11 @@ def at_rim(carry: Carry, cells: tuple[str, ...], memory: dict[str, Array]):
 
 @eqx.filter_jit
 def fields(model: Model, carry: Carry, medium, t):
-    """The fields worth storing."""
+    """The fields worth storing, and the quasi-steady ones in equilibrium with the state."""
     model, medium = model.now(carry.anatomy, medium)
     q = model.quantities(carry.x, carry.warm, medium, t, jnp.zeros_like(t))
-    return {f.name: carry.x[f.name] if f.name in carry.x else q[f.name] for f in model.outputs}
+    return {f.name: carry.x[f.name] if f.name in carry.x else q[f.name] for f in (*model.outputs, *model.memory)}
 
 
-@eqx.filter_jit
-def settled(model: Model, carry: Carry, medium, t):
-    """The quasi-steady fields in equilibrium with a state."""
-    model, medium = model.now(carry.anatomy, medium)
-    q = model.quantities(carry.x, carry.warm, medium, t, jnp.zeros_like(t))
-    return {f.name: q[f.name] for f in model.memory}
-
-
-# Apart from `settled`: what no observable needs (the attractant) is then not solved for.
+# Apart from `fields`: what no observable needs (the attractant) is then not solved for.
 look_at = eqx.filter_jit(look)

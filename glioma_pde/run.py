@@ -11,12 +11,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from . import pieces
 from .build import Experiment
@@ -204,7 +206,7 @@ class _Loop:
         self.window, self.carry = window, carry
         self.model = window.model(experiment.model)
         self.schedule = window.schedule(experiment.schedule)
-        self.medium = pieces.prepare(self.model)
+        self.medium = self._whole_medium if window.box is None else pieces.prepare(self.model)
         self.idle_model = self.model.without_carriers()
         days = jnp.asarray(experiment.days, self.model.tissue.white.dtype)
         self.instants = times(self.model, self.schedule, days)
@@ -245,7 +247,8 @@ class _Loop:
             return
         memory = self.carry.warm
         if begin:
-            memory = pieces.settled(self.model, self.carry, self.medium, self._at(self.experiment.days[0]))
+            found = self._fields(self.experiment.days[0])
+            memory = {f.name: found[f.name][self.window.slices] for f in self.model.memory}
         if bool(pieces.at_rim(self.carry, self.model.cells, memory)):
             self._enter(Window(None), self.window.restore(self.carry, self.experiment.model.tissue))
 
@@ -369,11 +372,21 @@ class _Loop:
         )
 
     def _frame(self, day: float) -> dict[str, np.ndarray]:
+        found = self._fields(day)
+        return {f.name: np.asarray(found[f.name]) for f in self.model.outputs}
+
+    def _fields(self, day: float) -> dict[str, Array]:
+        """Fields on the whole grid, for some of them fill the brain."""
         model, carry, medium = self.model, self.carry, self.medium
-        if self.window.box is not None:  # quantities that fill the brain are wanted outside the box too
-            model = self.experiment.model
-            carry, medium = self.window.restore(carry, model.tissue), pieces.prepare(model)
-        return {k: np.asarray(v) for k, v in pieces.fields(model, carry, medium, self._at(day)).items()}
+        if self.window.box is not None:
+            model, medium = self.experiment.model, self._whole_medium
+            carry = self.window.restore(carry, model.tissue)
+        return pieces.fields(model, carry, medium, self._at(day))
+
+    @cached_property
+    def _whole_medium(self) -> dict[str, Any]:
+        """What the modules prepare of the whole grid."""
+        return pieces.prepare(self.experiment.model)
 
     def _at(self, day: float):
         return jnp.asarray(day, self.model.tissue.white.dtype)

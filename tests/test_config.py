@@ -632,7 +632,7 @@ def survive_text(count: int, seed: int, folder: Path, capsys) -> tuple[int, int]
 
 
 def test_mutated_texts_are_checked_with_a_code_and_sentences(tmp_path, capsys):
-    correct, understood = survive_text(200, 4, tmp_path, capsys)
+    correct, understood = survive_text(250, 4, tmp_path, capsys)
     assert correct > 10
     assert understood > 50
 

@@ -15,6 +15,7 @@ import xarray
 
 from glioma_pde.errors import GliomaError
 from glioma_pde.grid import Grid
+from glioma_pde.io._packing import PACKED, fletcher32, write_packed
 from glioma_pde.io.hdf5 import Quantity, RunFile, RunWriter
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,35 @@ def test_roundtrip(tmp_path, name):
         assert json.loads(run.attrs["versions"]) == {"jax": "1"}
         assert run.attrs["full_shape"].tolist() == list(grid.shape)
     assert [p.name for p in tmp_path.iterdir()] == ["run.h5"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk"), [((9, 70, 11), (4, 64, 11)), ((5, 7), (5, 7)), ((300, 9), (256, 9)), ((4097,), (4096,))]
+)
+def test_chunks_are_packed_as_hdf5_reads_them(tmp_path, shape, chunk):
+    random = np.random.default_rng(5)
+    half = np.maximum(random.normal(size=shape), 0).astype(np.float32)  # half of it zeros
+    images = [half, random.random(shape, np.float32), np.zeros(shape, np.float32), np.full(shape, 65535, np.float32)]
+    with h5py.File(tmp_path / "packed.h5", "w") as file:
+        made = [
+            file.create_dataset(str(i), (2, *shape), "f4", chunks=(1, *chunk), fillvalue=np.nan, **PACKED)
+            for i in range(len(images))
+        ]
+        write_packed(1, dict(zip(made, images, strict=True)))
+    with h5py.File(tmp_path / "packed.h5") as file:
+        for i, image in enumerate(images):
+            np.testing.assert_array_equal(file[str(i)][1], image)  # HDF5 checks the checksums as it reads
+            assert np.isnan(file[str(i)][0]).all()
+            for k in np.ndindex(*(-(-n // c) for n, c in zip(shape, chunk, strict=True))):
+                skipped, _ = file[str(i)].id.read_direct_chunk((1, *(n * c for n, c in zip(k, chunk, strict=True))))
+                assert skipped == 0  # no filter was left out
+
+
+def test_checksums_of_all_sizes():
+    assert fletcher32(b"") == 0
+    assert fletcher32(bytes(10)) == 0
+    assert fletcher32(b"\xff\xff") == 0xFFFFFFFF  # both sums are multiples of 65535, but not of nothing
+    assert fletcher32(b"\x01\x02\x03") == (0x0102 + 0x0102 + 0x0300) << 16 | (0x0102 + 0x0300)
 
 
 def test_layout_on_file(tmp_path):

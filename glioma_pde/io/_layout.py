@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from glioma_pde.grid import Grid
+from glioma_pde.io._packing import PACKED
 
 CONVENTIONS = "CF-1.11 (names and units only)"
 GROUPS = ("tissue", "initial", "schedule", "observables", "ledger", "parameters", "summary")
@@ -24,7 +25,6 @@ SLACK = 2**20  # room for HDF5's own bookkeeping [bytes]
 
 _CHUNKS = {1: (4096,), 2: (256, 256), 3: (64, 64, 78)}  # largest chunk of one frame, in file order
 _ROWS = 1024  # chunk of the one-dimensional series
-_PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _UNITS = {
     "day": "day",
@@ -126,7 +126,7 @@ def lay_out(file: h5py.File, layout: Layout) -> None:
             maxshape=(None, *shape),
             chunks=(1, *map(min, shape, _CHUNKS[grid.ndim])),
             fillvalue=np.nan,
-            **_PACKED,
+            **PACKED,
         )
         _describe(dataset, q, [file["time"], *(file[a] for a in reversed(axes))])
     group = {name: file.create_group(name, track_order=True) for name in GROUPS}
@@ -204,7 +204,7 @@ def _image(group: h5py.Group, name: str, values: np.ndarray, scales: list[h5py.D
     if values.dtype != np.float64:  # double-precision maps are kept, so that a run can be repeated from them
         values = values.astype(np.uint8 if values.dtype.kind in "biu" else np.float32)
     chunks = tuple(map(min, values.shape[::-1], _CHUNKS[values.ndim]))
-    dataset = group.create_dataset(name, data=values.T, chunks=chunks, **_PACKED)
+    dataset = group.create_dataset(name, data=values.T, chunks=chunks, **PACKED)
     _describe(dataset, Quantity(name, "1", name), scales[::-1])
 
 

@@ -26,6 +26,7 @@ from glioma_pde.errors import GliomaError
 from glioma_pde.grid import Grid
 from glioma_pde.io._files import Claim, divert_writes, file_errors, room, sync_folder
 from glioma_pde.io._layout import DERIVED, SEAL, SLACK, Layout, Parameter, Quantity, lay_out, set_attribute
+from glioma_pde.io._packing import write_packed
 from glioma_pde.io._reader import RunFile, digest
 
 __all__ = ["Parameter", "Quantity", "RunFile", "RunWriter"]
@@ -237,9 +238,13 @@ class RunWriter:
         amount = _size_bound([time, *(dataset for dataset, _ in datasets)], len(days))
         file = self._output.h5
         with file_errors(self.path), self._output.writing(amount):
-            for dataset, row in datasets:
+            for dataset, _ in datasets:
                 dataset.resize(stop, axis=0)
-                dataset[start:stop] = row
+            if key == "/":
+                write_packed(start, {dataset: row[0] for dataset, row in datasets})
+            else:
+                for dataset, row in datasets:
+                    dataset[start:stop] = row
             file.flush()
             time.resize(stop, axis=0)
             time[start:stop] = days

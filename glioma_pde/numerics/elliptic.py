@@ -116,25 +116,34 @@ def _iterate(
     tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array, negligible: Array
 ) -> Array:
     inverse = materialise(1.0 / (sink + coupling.rows))
+    gap = jnp.min(sink * inverse)
+    highest = jnp.max(jnp.abs(source) * inverse)
+
+    def from_guess():
+        start, lacking = _foreseen(coupling, sink, source, guess, inverse, highest)
+        return _chebyshev(coupling, inverse, gap, source, start, _count(gap, lacking / tolerance))
+
+    # A source of exactly zero has the solution zero, whatever the guess was. max b/σ ≤ max b/(σ + Σg) / min σ/(σ + Σg).
+    matters = (highest > 0) & (highest > gap * negligible)
+    return lax.cond(matters, from_guess, lambda: jnp.zeros_like(source))
+
+
+def _foreseen(
+    coupling: Coupling, sink: Array, source: Array, guess: Array, inverse: Array, highest: Array
+) -> tuple[Array, Array]:
+    """Where to start from, and how large a part of the source its residual is, 1 at most."""
     tiny = jnp.finfo(source.dtype).tiny
     image = materialise(coupling.apply(sink, guess))
     # The best multiple of the guess: what grows or fades everywhere at one rate is foreseen by it.
     multiple = jnp.sum(source * image * inverse) / jnp.maximum(jnp.sum(image * image * inverse), tiny)
-    guess = multiple * guess
     residual = source - multiple * image
     wanted = jnp.sum(source * source * inverse)
     lacking = jnp.sqrt(jnp.sum(residual * residual * inverse) / jnp.maximum(wanted, tiny))
     # A wide source hides a narrow residual in the Euclidean norm: the highest cells have their say too.
-    highest = jnp.max(jnp.abs(source) * inverse)
     peak = jnp.max(jnp.abs(residual) * inverse) / jnp.maximum(highest, tiny)
     lacking = jnp.maximum(lacking, peak)
     # A guess worse than none would leave its own rounding behind when the source has fallen far.
-    guess = jnp.where(lacking < 1.0, guess, 0.0)
-    gap = jnp.min(sink * inverse)
-    # A source of exactly zero has the solution zero, whatever the guess was. max b/σ ≤ max b/(σ + Σg) / min σ/(σ + Σg).
-    matters = (wanted > 0) & (highest > gap * negligible)
-    count = jnp.where(matters, _count(gap, jnp.minimum(lacking, 1.0) / tolerance), 0)
-    return _chebyshev(coupling, inverse, gap, source, jnp.where(matters, guess, 0.0), count)
+    return jnp.where(lacking < 1.0, multiple * guess, 0.0), jnp.minimum(lacking, 1.0)
 
 
 @_solve.defjvp
