@@ -165,28 +165,22 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _study(args: argparse.Namespace) -> int:
-    from .study_command import conclude_all, files_of, run_study, study_text, without_study
+    from .study_command import files_of, prepare, run_studies, without_study
 
     sources = files_of(args.configs)
     studies = [config.load(source, args.sets) for source in sources]
     if problems := without_study(studies):
         raise ConfigError(problems, "study")
     out = _folder(args.out)
-    _prepare([arm for study in studies for arm in study.arms])
-    found = []
-    for source, study in zip(sources, studies, strict=True):
-        folder = _folder(out / source.stem)
-        _refuse_what_does_not_fit(study.arms, folder)
-        _heading(study.title)
-
-        def again(names: list[str], source: Path = source, folder: Path = folder) -> list[str]:
-            options = [f"--set={s}" for s in args.sets] + [f"--arm={name}" for name in names]
-            return ["glioma-pde", "run", str(source), "--out", str(folder), "--no-figures", *options]
-
-        found.append(run_study(study, source.stem, folder, again, args.keep))
-        print(f"\n{study_text(found[-1][0])}\n")
-    for path in conclude_all(found, out, tuple(args.format) or ("png",)):
-        print(f"  {path}")
+    arms = [arm for study in studies for arm in study.arms]
+    _refuse_what_does_not_fit(arms, out)
+    _prepare(arms)
+    folders = [_folder(out / source.stem) for source in sources]
+    # all of them before the first runs, as any may be wrong
+    ready = [prepare(s, f.name, f, args.keep) for s, f in zip(studies, folders, strict=True)]
+    options = [f"--set={s}" for s in args.sets] + [f"--format={kind}" for kind in args.format]
+    again = ["glioma-pde", "study", *args.configs, "--out", args.out, "--keep", *options]
+    run_studies(ready, out, tuple(args.format) or ("png",), again)
     return 0
 
 

@@ -69,7 +69,7 @@ class Outcome:
     """The outcome as a function of the factors' values, many at a time.
 
     Raises:
-        ConfigError: for factors that neither arm has, and quantities that it does not observe.
+        ConfigError: for factors that neither arm has or that differ between them, and quantities that it does not observe.
     """
 
     def __init__(self, study: Study) -> None:
@@ -89,6 +89,11 @@ class Outcome:
             for name in names
             if not any(is_parameter(model, name) for model in models)
         ]
+        for name in names:  # one value is written into both arms
+            own = {a: value_of(e.model, name) for a, e in self.experiments.items() if is_parameter(e.model, name)}
+            if len(set(own.values())) > 1:
+                told = " and ".join(f"{value:.4g} in arm {a!r}" for a, value in own.items())
+                problems.append(f"sensitivity.factors: {name} is {told}; it can be varied only where the arms agree")
         if problems:
             raise ConfigError(problems, study.path)
         self.base = np.array([value_of(next(m for m in models if is_parameter(m, n)), n) for n in names])
@@ -112,7 +117,7 @@ class Outcome:
             share = len(self.experiments)
             of[name] = self._solve(experiment, values, lambda x, i=i, n=share, a=name: report(a, (i + x) / n))  # type: ignore[misc]
         arm = of[self.measure.arm]
-        return arm if self.measure.against is None else compared(self.measure, arm, of[self.measure.against])
+        return arm if self.measure.against is None else self.measure.compared(arm, of[self.measure.against])
 
     def _solve(self, experiment: Experiment, values: np.ndarray, report: Callable[[float], Any]) -> np.ndarray:
         model, events = experiment.model, experiment.schedule.events
@@ -157,14 +162,6 @@ def partial_look(events: Any, thresholds: Any, quantity: str) -> Callable[..., A
         return seen[quantity]
 
     return save
-
-
-def compared(measure: Measure, x: Any, y: Any) -> Any:
-    """x against y in the form of the measure."""
-    if measure.kind_of == "difference":
-        return x - y
-    ratio = (x / y) ** measure.power
-    return ratio - 1.0 if measure.kind_of == "change" else ratio
 
 
 def _without_frames(arm: Config) -> Config:
@@ -284,7 +281,7 @@ def save(s: Sensitivities, out: Path) -> list[Path]:
         "title": s.study.title, "config_toml": s.study.text, "base": s.base, "all_usual": s.all_usual,
         "all_unfavourable": s.all_unfavourable, "quantity": m.quantity, "form": m.kind_of, "arm": m.arm,
         "against": m.against or "", "day": float(m.day or 0.0), "step_days": s.step_days,
-        "label": next(a.label for a in s.study.arms if a.arm == m.arm), "versions": versions(), "git_revision": git_revision(),
+        "label": s.study.label or next(a.label for a in s.study.arms if a.arm == m.arm), "versions": versions(), "git_revision": git_revision(),
     }  # fmt: skip
     groups = {"factors": factors, "morris": {"points": s.points, "outcomes": s.outcomes}}
     file = write_fit(out / "sensitivity.h5", groups, attributes, kind=SENSITIVITY)

@@ -57,7 +57,7 @@ def run_all(
     out: Path,
     text: str,
     figures: bool,
-    again: Callable[[list[str]], list[str]],
+    again: Callable[[list[str]], list[str]] | None,
     conclude: Callable[[list[Result], Config, Path, bool], None],
     jobs: int = 1,
 ) -> None:
@@ -65,7 +65,7 @@ def run_all(
 
     Args:
         text: of the configuration.
-        again: the command line that runs the named arms.
+        again: the command line that runs the named arms; without it the caller says how to go on.
         conclude: shows the results, of the first arm's ``outcome`` and ``output``, with figures or without.
         jobs: arms that run side by side.
 
@@ -98,7 +98,7 @@ def run_all(
     except (Interrupted, KeyboardInterrupt) as error:
         done = f"after arm {results[-1].arm!r}, which is complete" if results else "before the first arm"
         lines = [str(error) or f"Interrupted {done}."]
-        if left:
+        if left and again is not None:
             lines.append(f"The arms after it, {', '.join(left)}: {shlex.join(again(left))}")
         if figures:
             lines.append(f"The figures then: {shlex.join(['glioma-pde', 'plot', *map(str, paths), '--out', str(out)])}")
@@ -214,14 +214,15 @@ def _how_to_go_on(experiment: Experiment, path: Path, error: Interrupted | Keybo
     what = str(error) or f"Arm {arm!r} was interrupted."
     if checkpoint_path(path).exists():
         return f"{what} Go on with: glioma-pde resume {shlex.quote(str(path))}"
-    if _is_complete(path):
+    if is_complete(path):
         return f"{what} It is complete: {path}"
     return f"{what} Nothing was saved; run it again: {arm}"
 
 
-def _is_complete(path: Path) -> bool:
+def is_complete(path: Path, arm: Config | None = None) -> bool:
+    """Whether a run file was finished, and is one of this very arm if one is given."""
     try:
         with RunFile(path) as file:
-            return file.attrs["status"] != "running"
+            return file.attrs["status"] != "running" and (arm is None or file.config_json == arm.to_json())
     except GliomaError:
         return False

@@ -87,11 +87,12 @@ class Studied:
     chosen: tuple[Chosen, ...]
 
 
-def studied(name: str, runs: Sequence[Any], arms: Sequence[Any], title: str) -> Studied:
+def studied(name: str, runs: Sequence[Any], arms: Sequence[Any], title: str, label: str = "") -> Studied:
     """Compare finished runs with what was published.
 
     Args:
         runs: results or files of all arms. arms: their configurations, which have the section [study].
+        label: what the whole study is: its scale, and what it can claim.
 
     Raises:
         GliomaError: for a quantity that a run does not have.
@@ -105,8 +106,8 @@ def studied(name: str, runs: Sequence[Any], arms: Sequence[Any], title: str) -> 
         for c in section.chosen
     )
     return Studied(
-        name, title, arms[0].label if len({a.label for a in arms}) == 1 else "", section.citation, section.fitted,
-        section.predicted, section.fails, section.exposure, rows, chosen,
+        name, title, label, section.citation, section.fitted, section.predicted, section.fails, section.exposure,
+        rows, chosen,
     )  # fmt: skip
 
 
@@ -117,14 +118,15 @@ def _first_value(arms: Sequence[Any], path: str) -> str:
 
 def value_of(arm: Any, path: str) -> str:
     """A parameter of an arm with its unit; empty for what is none."""
+    from .config.study import at
     from .parameters import PARAMETERS
 
-    node: Any = arm
-    for part in path.split("."):
-        node = getattr(node, part, None)
+    node = at(arm, path)
     if isinstance(node, bool) or not isinstance(node, int | float):
         return ""
-    unit = PARAMETERS[path].unit if path in PARAMETERS else ""
+    unit = (
+        PARAMETERS[path].unit if path in PARAMETERS else {"mm": "mm", "cells": "cells"}.get(path.rpartition("_")[2], "")
+    )
     return f"{node:.3g} {'' if unit == '1' else unit}".strip()
 
 
@@ -138,12 +140,8 @@ def measure(m: Measure, runs: dict[str, Any]) -> float:
     if m.against is None:
         return x
     y = _one(m, runs[m.against])
-    if m.kind_of == "difference":
-        return x - y if math.isfinite(y) else math.nan
-    if y <= 0:
-        return math.nan
-    ratio = (x / y) ** m.power
-    return ratio - 1.0 if m.kind_of == "change" else ratio
+    sensible = math.isfinite(y) if m.kind_of == "difference" else y > 0
+    return m.compared(x, y) if sensible else math.nan
 
 
 def _one(m: Measure, run: Any) -> float:
@@ -207,7 +205,8 @@ def shown(row: Compared, value: float) -> str:
         return "–"
     if row.form == "change":
         return f"{100 * value:+.0f} %".replace("-", "−").replace("+0 %", "0 %").replace("−0 %", "0 %")
-    text = f"{value:.3g}" if abs(value) < 1e4 else f"{value:.2e}"
+    size = abs(value)
+    text = f"{value:.2e}" if size >= 1e4 else f"{float(f'{value:.3g}'):.0f}" if size >= 1e3 else f"{value:.3g}"
     return f"{text} {row.unit}".strip().replace("-", "−")
 
 
@@ -222,7 +221,8 @@ def study_text(s: Studied) -> str:
     chosen += [(c.parameter, c.value, c.how, c.end + (", outside" if c.outside else ""), c.why) for c in s.chosen]
     words = [f"{head}: {text}" for head, text in (("fitted", s.fitted), ("predicted", s.predicted), ("fails", s.fails))]
     told = [textwrap.fill(text, 118, initial_indent="  ", subsequent_indent="    ") for text in (s.citation, *words)]
-    return "\n".join([s.title, told[0], *_aligned(rows), "", *_aligned(chosen), "", *told[1:]])
+    label = [f"  {s.label}"] if s.label else []
+    return "\n".join([s.title, *label, told[0], *_aligned(rows), "", *_aligned(chosen), "", *told[1:]])
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -118,3 +118,15 @@ def test_factors_that_no_arm_has_are_named(tmp_path, capsys):
     plain.write_text(SMALL.partition("[sensitivity]")[0])
     assert main(["sensitivity", str(plain), "--out", str(tmp_path)]) == 2
     assert "sensitivity: this section is missing" in capsys.readouterr().err
+
+
+def test_a_factor_in_which_the_arms_differ_is_refused():
+    """One value is written into both arms, so that neither would be what the file says."""
+    text = SMALL.replace("[arms.a]", "[arms.a]\n[arms.b]\ntumour = { proliferation_per_day = 0.05 }")
+    text = text.replace('arm = "a", day', 'arm = "a", against = "b", day')
+    with jax.enable_x64(True), pytest.raises(ConfigError) as caught:
+        Outcome(loads(text))
+    assert caught.value.problems == [
+        "sensitivity.factors: tumour.proliferation_per_day is 0.025 in arm 'a' and 0.05 in arm 'b'; "
+        "it can be varied only where the arms agree"
+    ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from glioma_pde import study_command
 from glioma_pde.cli import main
 from glioma_pde.config import from_json, load, loads
 from glioma_pde.config.study import Measure, Published
@@ -21,6 +25,7 @@ from glioma_pde.io.hdf5 import RunFile
 from glioma_pde.manifest import parameter_rows
 from glioma_pde.outcome import Course
 from glioma_pde.parameters import PARAMETERS
+from glioma_pde.plot._study import _turns
 from glioma_pde.study import IN, OUT, UNKNOWN, markdown, measure, studied, study_text
 
 STUDIES = sorted((Path(__file__).parent.parent / "configs" / "studies").glob("*.toml"))
@@ -33,7 +38,7 @@ STUDIES = sorted((Path(__file__).parent.parent / "configs" / "studies").glob("*.
 def test_every_study_is_correct_and_names_what_lies_outside_the_ranges(path):
     study = load(path)
     section = study.arms[0].study
-    assert "(" in section.citation and ")" in section.citation  # a year
+    assert re.search(r"\b(19|20)\d\d\b", section.citation)  # a year
     chosen = {c.parameter: c for c in section.chosen}
     outside = {name for name, c in chosen.items() if c.outside}
     for arm in study.arms:
@@ -44,7 +49,6 @@ def test_every_study_is_correct_and_names_what_lies_outside_the_ranges(path):
             if spread is not None and not spread[0] * (1 - 1e-9) <= value <= spread[1] * (1 + 1e-9):
                 assert name in outside, f"{arm.arm}: {name} = {value:g} lies outside {spread}; say so in study.chosen"
     assert outside <= set(PARAMETERS)
-    assert {row.arm for row in section.published} <= {arm.arm for arm in study.arms}
     assert all(row.note for row in section.published)
 
 
@@ -157,10 +161,32 @@ def test_what_is_never_reached_shows_the_end_of_the_run():
     assert markdown([study]).count("\n") == 4
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0639, "0.0639"), (314.2, "314"), (1000.0, "1000"), (8691.0, "8690"), (9999.0, "10000"), (12345.0, "1.23e+04")],
+)
+def test_numbers_are_shown_with_three_digits(value, text):
+    row = Published(what="x", arm="treated", quantity="day_x", kind="at_least", value=value)
+    assert compared(row).rows[0].text == f"at least {text}"
+
+
+def test_curves_that_no_eye_tells_apart_take_turns():
+    axes, days = Figure().add_subplot(), np.arange(4.0)
+    axes.set_yscale("log")
+    axes.set_ylim(1.0, 100.0)
+    grows, close, other, short = 2.0**days, 1.01 * 2.0**days, 3.0**days, 2.0 ** days[:2]
+    first, apart, second, alone = _turns(axes, [(days[: len(c)], c) for c in (grows, other, close, short)])
+    assert apart == alone == "-"
+    (start, dashes), (later, same) = first, second
+    on, off = dashes
+    assert (dashes, later - start) == (same, on) and on == off
+
+
 # -- configuration --------------------------------------------------------------------------------
 
 STUDY = """
 title = "A study: of the test"
+label = "toy scale"
 [tissue]
 kind = "radial"
 radius_mm = 12.0
@@ -222,13 +248,20 @@ why = "few"
         ('against = "control"\n', "form = 'ratio'\n", "study.published[0]: against goes with form"),
         ('how = "recollected"', 'how = "guessed"', "study.chosen[0].how: should be 'measured', 'recollected', 'assumed' or 'fitted'"),
         ('fails = "nowhere"\n', "", "study.fails: is missing"),
+        ('fails = "nowhere"', f'fails = "{2001 * "x"}"', "study.fails: must have at most 2000 characters"),
+        ('parameter = "radiotherapy.alpha_per_gy"', 'parameter = "radiotherapy.alfa_per_gy"',
+         "study.chosen[0].parameter: no arm has 'radiotherapy.alfa_per_gy'; did you mean 'radiotherapy.alpha_per_gy'?"),
+        ('parameter = "radiotherapy.alpha_per_gy"', 'parameter = "carriers.loss_per_day"',
+         "study.chosen[0].parameter: no arm has 'carriers.loss_per_day'"),
         ('why = "few"', 'why = "few"\nwho = "me"', "study.chosen[1].who: unknown key"),
         ("[output]", "[sensitivity]\noutcome = { arm = 'rt', day = 4.0 }\nfactors = [{ parameter = 'tumour.rho' }]\n[output]",
          "parameter: 'tumour.rho' is not in the table"),
         ("[output]", "[sensitivity]\noutcome = { arm = 'rt', day = 4.0 }\nfactors = [{ parameter = 'prodrug.km_uM' }]\n[output]",
          "low and high are missing; the table gives no range of prodrug.km_uM"),
         ("[output]", "[sensitivity]\noutcome = { arm = 'rt' }\nfactors = [{ parameter = 'drug.kill.ic50_uM' }]\n[output]",
-         "sensitivity: outcome needs a day"),
+         "sensitivity: outcome needs a day after 0"),
+        ("[output]", "[sensitivity]\noutcome = { arm = 'rt', day = 0.0 }\nfactors = [{ parameter = 'drug.kill.ic50_uM' }]\n[output]",
+         "sensitivity: outcome needs a day after 0"),
         ("[output]", "[sensitivity]\nlevels = 3\noutcome = { arm = 'rt', day = 1.0 }\nfactors = [{ parameter = 'drug.kill.ic50_uM' }]\n[output]",
          "sensitivity: levels must be even"),
     ],
@@ -256,6 +289,7 @@ def test_a_small_study_end_to_end(tmp_path, capsys, single_precision):
     assert main(["study", str(tmp_path), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "in range" in said and "out of range" in said and "a default" in said
+    assert "toy scale" in said  # although each arm has a label of its own
     with (out / "studies.csv").open(encoding="utf-8") as file:
         burden, dose = csv.DictReader(file)
     assert float(burden["ours"]) == pytest.approx(math.exp(-2 * (0.08 + 0.016)) - 1.0, abs=0.01)
@@ -281,13 +315,54 @@ def test_what_is_no_study_is_refused(tmp_path, capsys):
     assert "two configurations are called plain" in capsys.readouterr().err
 
 
+def test_a_study_that_cannot_be_built_is_refused_before_any_runs(tmp_path, capsys):
+    (tmp_path / "a.toml").write_text(STUDY)
+    (tmp_path / "b.toml").write_text(STUDY.replace("peak = 0.5", "cells = 1e12"))
+    out = tmp_path / "out"
+    assert main(["study", str(tmp_path), "--out", str(out)]) == 2
+    assert "tumour.initial" in capsys.readouterr().err
+    assert not list(out.rglob("*.h5"))
+
+
+def test_an_interrupted_study_says_how_to_go_on(tmp_path, capsys, monkeypatch, single_precision):
+    for name in "ab":
+        (tmp_path / f"{name}.toml").write_text(STUDY)
+    out, drawn = tmp_path / "out", []
+
+    def interrupt(sources, study, path):
+        if drawn:
+            raise KeyboardInterrupt
+        drawn.append(path)
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_command, "save_page", interrupt)
+        assert main(["study", str(tmp_path), "--out", str(out), "--format", "svg"]) == 130
+    said = capsys.readouterr().err
+    assert f"glioma-pde study {tmp_path} --out {out} --keep --format=svg" in said
+    assert [path.name for path in drawn] == ["a.svg"]  # before the second study ran
+    assert not (out / "studies.md").exists()
+
+
+def cells_of(text: str) -> list[list[str]]:
+    """The lines of a table of studies, without its head, cell by cell."""
+    lines = text.split("| study | | published | ours | | |\n|---|---|---|---|---|---|\n")[1].splitlines()
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+
+
 @pytest.mark.slow
 def test_the_shipped_studies_compare_as_the_readme_says(tmp_path, capsys, single_precision):
     assert main(["study", str(STUDIES[0].parent), "--out", str(tmp_path)]) == 0
-    with (tmp_path / "studies.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert all(row["verdict"] != UNKNOWN for row in rows)
     readme = (STUDIES[0].parents[2] / "README.md").read_text(encoding="utf-8")
-    for row in rows:
-        line = next(line for line in readme.splitlines() if f"| {row['what']} |" in line)
-        assert line.replace("*", "").split("|")[5].strip() == row["verdict"], line
+    told, found = cells_of(readme), cells_of((tmp_path / "studies.md").read_text(encoding="utf-8"))
+    assert len(told) == len(found)
+    number = r"−?\d+(?:\.\d+)?(?:e[+−]?\d+)?"
+    for mine, theirs in zip(found, told, strict=True):
+        assert UNKNOWN not in mine[4]
+        assert [*mine[:3], *mine[4:]] == [*theirs[:3], *theirs[4:]]
+        ours, said = mine[3], theirs[3]  # in the last digit machines may differ
+        assert re.sub(number, "#", ours) == re.sub(number, "#", said)
+        for x, y in zip(re.findall(number, ours), re.findall(number, said), strict=True):
+            size = float(y.replace("−", "-"))
+            assert float(x.replace("−", "-")) == pytest.approx(size, rel=0.02, abs=1.0 if "%" in said else 0.0), theirs

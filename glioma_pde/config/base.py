@@ -34,28 +34,31 @@ Day = Annotated[float, Field(ge=0, le=1e5)]
 MOST_ROWS = 10_000
 """Doses or events of one list, all repeats counted."""
 
-LONGEST_TEXT = 500
+LONGEST_TEXT, LONGEST_PARAGRAPH = 500, 2000
 
 
-def text_fault(text: Any) -> str | None:
+def text_fault(text: Any, longest: int = LONGEST_TEXT) -> str | None:
     """What keeps a value from being a name, a label or a path: none of these survives every file and terminal."""
     if not isinstance(text, str):
         return "must be a string"
-    if len(text) > LONGEST_TEXT:
-        return f"must have at most {LONGEST_TEXT} characters"
+    if len(text) > longest:
+        return f"must have at most {longest} characters"
     if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text):
         return "must be one line without control characters"
     return None
 
 
-def _plain(text: str) -> str:
-    if fault := text_fault(text):
+def _plain(text: str, longest: int = LONGEST_TEXT) -> str:
+    if fault := text_fault(text, longest):
         raise ValueError(fault)
     return text
 
 
 Line = Annotated[str, AfterValidator(_plain)]
 """A name, a label or a path."""
+
+Paragraph = Annotated[str, AfterValidator(lambda text: _plain(text, LONGEST_PARAGRAPH))]
+"""Sentences that are wrapped where they are shown."""
 
 _LISTED: TypeAdapter[list[float]] = TypeAdapter(
     list[Annotated[float, Field(ge=0, lt=1e15, allow_inf_nan=False)]],

@@ -146,10 +146,10 @@ def study_of(
         told |= set(own)
     made = [c for c in configs if c is not None]
     if not problems:
-        problems += across_arms(made[0], [c.arm for c in made], [c.time.end_day for c in made])
+        problems += across_arms(made)
     if problems:
         raise ConfigError(problems, where)
-    return Study(title=str(title), arms=made, text=text, path=where)
+    return Study(title=str(title), label=str(data.get("label", "")), arms=made, text=text, path=where)
 
 
 def from_json(text: str, folder: str = ".") -> Config:

@@ -415,11 +415,16 @@ class Config(BaseModel):
 
 
 class Study(BaseModel):
-    """All arms of a file, in its order."""
+    """All arms of a file, in its order.
+
+    Attributes:
+        label: that of the file; arms may have labels of their own.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     title: str
+    label: str = ""
     arms: list[Config]
     text: str
     path: str

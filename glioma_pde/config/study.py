@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ..parameters import PARAMETERS
-from .base import Day, Line, Section, nearest
+from .base import Day, Line, Paragraph, Section, nearest
 
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
 Quantity = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
 Value = Annotated[float, Field(ge=-1e15, le=1e15)]
 Path = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z_][a-zA-Z0-9_]*)*$", max_length=100)]
+
+
+_DOTTED = re.compile(r"[a-zA-Z_]\w*(\.[a-zA-Z_]\w*)+")
 
 
 class Measure(Section):
@@ -55,6 +59,13 @@ class Measure(Section):
         """Whether it is taken from a course, not from the summary."""
         return self.day is not None or self.between is not None or self.peak
 
+    def compared(self, x: Any, y: Any) -> Any:
+        """x, of ``arm``, against y, of ``against``."""
+        if self.kind_of == "difference":
+            return x - y
+        ratio = (x / y) ** self.power
+        return ratio - 1.0 if self.kind_of == "change" else ratio
+
     def last_day(self) -> float:
         return max(self.day or 0.0, *(self.between or (0.0,)))
 
@@ -65,8 +76,9 @@ class Published(Measure):
     Attributes:
         kind: ``target``: within [low, high]; ``order_of_magnitude``: within a factor √10; ``at_least``, ``at_most``: a bound.
         role: ``fitted``: parameters were chosen so that it comes out; ``predicted``: nothing was; ``control``: what must
-            not happen; ``independent``: another computation of the same model, not an experiment.
-        source: where the range comes from.
+            not happen; ``by construction``: the model leaves no other outcome; ``independent``: another computation of the
+            same model, not an experiment.
+        note: what was measured, and where the range comes from.
     """
 
     what: Line
@@ -74,7 +86,7 @@ class Published(Measure):
     low: Value | None = None
     high: Value | None = None
     kind: Literal["target", "order_of_magnitude", "at_least", "at_most"] = "target"
-    role: Literal["fitted", "predicted", "control", "independent"] = "predicted"
+    role: Literal["fitted", "predicted", "control", "by construction", "independent"] = "predicted"
     unit: Annotated[str, Field(max_length=20)] = ""
     note: Line = ""
 
@@ -105,6 +117,7 @@ class Choice(Section):
     """How a parameter, or something that is none (a dose, a schedule), came by its value.
 
     Attributes:
+        parameter: a path that some arm has, or words.
         end: where it stands in its range, as seen by the treatment.
         outside: it lies outside the range of the literature; ``why`` then says so.
     """
@@ -125,9 +138,9 @@ class Comparison(Section):
     """
 
     citation: Line
-    fitted: Line
-    predicted: Line
-    fails: Line
+    fitted: Paragraph
+    predicted: Paragraph
+    fails: Paragraph
     exposure: Quantity | None = None
     published: Annotated[tuple[Published, ...], Field(max_length=40)]
     chosen: Annotated[tuple[Choice, ...], Field(max_length=60)]
@@ -201,24 +214,22 @@ class Sensitivity(Section):
             raise ValueError("factors names a parameter twice")
         if self.levels % 2:
             raise ValueError("levels must be even")
-        if self.outcome.day is None:
-            raise ValueError("outcome needs a day")
+        if not self.outcome.day:
+            raise ValueError("outcome needs a day after 0")
         return self
 
 
-def across_arms(data: Any, names: Sequence[str], ends: Sequence[float]) -> list[str]:
-    """Sentences for arms that a comparison names but the file does not have, and for days after their ends.
-
-    Args:
-        data: the sections ``study`` and ``sensitivity`` of one arm. ends: last days of the arms ``names``.
-    """
+def across_arms(arms: Sequence[Any]) -> list[str]:
+    """Sentences for arms that a comparison names but the file does not have, for days after their ends, and for parameters
+    that no arm has."""
+    data, names = arms[0], [arm.arm for arm in arms]  # all have the same study
     problems = []
     measures: list[tuple[str, Measure]] = []
     if data.study is not None:
         measures += [(f"study.published[{i}]", row) for i, row in enumerate(data.study.published)]
     if data.sensitivity is not None:
         measures.append(("sensitivity.outcome", data.sensitivity.outcome))
-    last = dict(zip(names, ends, strict=True))
+    last = {arm.arm: arm.time.end_day for arm in arms}
     for path, row in measures:
         for key in ("arm", "against"):
             name = getattr(row, key)
@@ -227,4 +238,15 @@ def across_arms(data: Any, names: Sequence[str], ends: Sequence[float]) -> list[
             elif name is not None and row.last_day() > last[name]:
                 problems.append(f"{path}: day {row.last_day():g} is after the end of arm {name!r}, day {last[name]:g}")
                 break
+    for i, choice in enumerate(data.study.chosen if data.study is not None else ()):
+        path = choice.parameter
+        if _DOTTED.fullmatch(path) and all(at(arm, path) is None for arm in arms):
+            problems.append(f"study.chosen[{i}].parameter: no arm has {path!r}{nearest(path, PARAMETERS)}")
     return problems
+
+
+def at(node: Any, path: str) -> Any:
+    """What lies at a path of an arm; ``None`` where nothing does."""
+    for part in path.split("."):
+        node = getattr(node, part, None)
+    return node

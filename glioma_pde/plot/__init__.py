@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from glioma_pde.errors import GliomaError
@@ -22,7 +21,7 @@ from glioma_pde.plot._outcome import outcome
 from glioma_pde.plot._panels import FIELDS, choose_days
 from glioma_pde.plot._slices import comparison, slices
 from glioma_pde.plot._study import page
-from glioma_pde.plot._style import STYLE
+from glioma_pde.plot._style import save_figure
 from glioma_pde.study import Studied
 
 __all__ = [
@@ -93,7 +92,7 @@ def plot_compared(paths: Sequence[str | Path], out_dir: str | Path, formats: Seq
         GliomaError: if a file cannot be read or the figure cannot be written.
     """
     figure = compare(paths)
-    return [_save(figure, Path(out_dir) / f"compare.{kind}") for kind in formats]
+    return [save_figure(figure, Path(out_dir) / f"compare.{kind}") for kind in formats]
 
 
 def save_page(paths: Sequence[str | Path], study: Studied, path: Path) -> Path:
@@ -102,7 +101,7 @@ def save_page(paths: Sequence[str | Path], study: Studied, path: Path) -> Path:
     Raises:
         GliomaError: if a file cannot be read or the figure cannot be written.
     """
-    return _save(page(paths, study), path)
+    return save_figure(page(paths, study), path)
 
 
 _animate = animation
@@ -125,7 +124,7 @@ def _draw(arms: Sequence[Arm], name: str, folder: Path, formats: Sequence[str]) 
     if name == _MOVIE:
         return [_animate(arms, folder / f"{name}.gif")]
     figure = dict(_applicable(arms))[name]()
-    return [_save(figure, folder / f"{name}.{kind}") for kind in formats]
+    return [save_figure(figure, folder / f"{name}.{kind}") for kind in formats]
 
 
 def _has_pictures(arms: Sequence[Arm]) -> bool:
@@ -157,12 +156,3 @@ def _slugs(names: Sequence[str]) -> list[str]:
     """File names from names of arms; numbered where only signs told those apart."""
     plain = [re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "run" for name in names]
     return [slug if plain.count(slug) == 1 else f"{slug}_{k + 1}" for k, slug in enumerate(plain)]
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    try:
-        with rc_context(STYLE):
-            figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise GliomaError(f"{path}: the figure cannot be written ({error}).") from error
-    return path

@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from glioma_pde.plot._curves import burden_levels, log_axis
 from glioma_pde.plot._data import Arm, Source, opened
 from glioma_pde.plot._style import (
+    FAINT,
     INK,
     SMALL,
     STYLE,
@@ -31,6 +32,7 @@ from glioma_pde.study import IN, OUT, Chosen, Compared, Studied
 
 GOOD, BAD, BAND = "#1b7837", "#b2182b", "#d9d9d9"
 _PANEL_MM, _ROW_MM, _LINE_MM, _LABEL_MM = 46.0, 6.2, 3.3, 64.0
+_DASH = 3.5  # line widths
 _HOW = {"favourable": "▲", "unfavourable": "▼", "middle": "●"}
 
 
@@ -60,18 +62,18 @@ def page(sources: Sequence[Source], study: Studied) -> Figure:
         key_rows = math.ceil(len(key) / columns)
         body = 4.2 * key_rows + 8.0 + _PANEL_MM + 16.0 + rows_mm + choices_mm + words_mm
         footer = "Grey bars: published value (line) and the range that counts as agreement; points: this model, "
-        footer += "green inside the range, red outside, open where fitted. "
+        footer += "green inside the range, red outside, open where fitted. Curves that lie on each other take turns, in dashes. "
         footer += "▲ favourable, ● middle, ▼ unfavourable for the treatment; * outside the range of the literature."
-        subtitle = "\n".join(text for text in (study.label, study.citation) if text)
-        sheet = Sheet(WIDTH_MM, body, study.title, " — ".join(subtitle.split("\n")), footer)
+        label = f"{study.label[0].upper()}{study.label[1:]}. " if study.label else ""
+        sheet = Sheet(WIDTH_MM, body, study.title, label + study.citation, footer)
         top = sheet.top_mm - 1.0
         sheet.figure.legend(
             handles=key, loc="upper left", ncols=columns, borderaxespad=0, borderpad=0,
             columnspacing=1.6, bbox_to_anchor=(3.0 / sheet.width_mm, top / sheet.height_mm),
         )  # fmt: skip
         top -= 4.2 * key_rows + 8.0
-        _courses(sheet.axes(15.0, top - _PANEL_MM, 70.0, _PANEL_MM), arms)
-        _exposure(sheet.axes(105.0, top - _PANEL_MM, 70.0, _PANEL_MM), arms, study.exposure)
+        _courses(sheet.axes(20.0, top - _PANEL_MM, 65.0, _PANEL_MM), arms)
+        _exposure(sheet.axes(108.0, top - _PANEL_MM, 67.0, _PANEL_MM), arms, study.exposure)
         top -= _PANEL_MM + 14.0
         for k, group in enumerate(groups):
             height = _ROW_MM * len(group)
@@ -92,18 +94,20 @@ def _words(study: Studied) -> tuple[tuple[str, str], ...]:
 
 def _courses(axes: Axes, arms: Sequence[Arm]) -> None:
     high, low = 0.0, np.inf
-    for arm, colour in zip(arms, colours_of(arms), strict=True):
+    for arm in arms:
         burden = arm.needed("burden_cells")
-        axes.plot(arm.observable_days, np.maximum(burden, 1e-3), color=colour)
         high = max(high, float(burden.max()))
         low = min(low, float(burden[burden > 0].min(initial=high)))
     low = max(low, 1e-6 * high)
     log_axis(axes, low / 1.4, high * 2.0)
+    curves = [(arm.observable_days, np.maximum(arm.needed("burden_cells"), 1e-3)) for arm in arms]
+    for line, (days, values), colour in zip(_turns(axes, curves), curves, colours_of(arms), strict=True):
+        axes.plot(days, values, color=colour, linestyle=line)
     if high < 50.0 * low:  # hardly a power of ten in between
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(lambda value, position: scientific(value, 0))
     for text, level in burden_levels(arms):
-        if low < level < 3 * high:
+        if low < level < 0.85 * axes.get_ylim()[1]:  # with room for its name below the title
             axes.axhline(level, color=INK, linewidth=0.6, linestyle=(0, (1, 1.5)))
             label = f"{text}, {scientific(level)}"
             place: Any = {"xycoords": ("axes fraction", "data"), "xytext": (3, 1.5), "textcoords": "offset points"}
@@ -121,17 +125,48 @@ def _exposure(axes: Axes, arms: Sequence[Arm], name: str | None) -> None:
         axes.set_axis_off()
         return
     quantity = drawn[0][0].run.observables[name]
-    for arm, colour in drawn:
-        axes.plot(arm.observable_days, arm.needed(name), color=colour)
-    acting = [arm.observable_days[arm.needed(name) > 1e-3 * arm.needed(name).max()] for arm, _ in drawn]
+    curves = [(arm.observable_days, arm.needed(name)) for arm, _ in drawn]
+    for days, values in curves:
+        axes.plot(days, values, alpha=0.0)  # for the axis alone
+    for line, (days, values), (_, colour) in zip(_turns(axes, curves), curves, drawn, strict=True):
+        axes.plot(days, values, color=colour, linestyle=line)
+    sizes = [(days, np.abs(np.nan_to_num(values))) for days, values in curves]
+    acting = [days[size > 1e-3 * size.max()] for days, size in sizes]
     last = max(arm.observable_days[-1] for arm, _ in drawn)
     shown_to = max((float(days[-1]) for days in acting if len(days)), default=last)
     axes.set_xlim(0.0, min(last, 1.2 * shown_to))
-    axes.set_ylim(bottom=0.0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    if max(size.max() for _, size in sizes) >= 1e4:
+        axes.yaxis.set_major_formatter(lambda value, position: scientific(value))
+    if all(np.nanmin(values) >= 0.0 for _, values in curves):
+        axes.set_ylim(bottom=0.0)
+    else:
+        axes.axhline(0.0, color=FAINT, linewidth=0.6)
     axes.set_xlabel("time [days]")
     axes.set_ylabel("" if quantity.unit in ("1", "") else quantity.unit)
     text = quantity.long_name
     letter(axes, 1, lines_of(text[0].upper() + text[1:], 66.0, 8.0))
+
+
+def _turns(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Any]:
+    """Line styles: dashes in turn for those curves that no eye tells apart, so that none hides another."""
+    scale = np.log10 if axes.get_yscale() == "log" else np.asarray
+    heights = [scale(values) for _, values in curves]
+    bottom, top = scale(np.array(axes.get_ylim()))
+    groups: list[list[int]] = []
+    for i, height in enumerate(heights):
+        for group in groups:
+            first = heights[group[0]]
+            if len(first) == len(height) and np.nanmax(np.abs(first - height)) < 0.008 * (top - bottom):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    styles: list[Any] = ["-"] * len(curves)
+    for group in groups:
+        for k, i in enumerate(group if len(group) > 1 else ()):
+            styles[i] = (_DASH * k, (_DASH, _DASH * (len(group) - 1)))
+    return styles
 
 
 def _rows(axes: Axes, rows: Sequence[Compared], title: str) -> None:
@@ -163,7 +198,7 @@ def _rows(axes: Axes, rows: Sequence[Compared], title: str) -> None:
             axes.plot(limits[1], k, ">", color=colour, markersize=4.6, zorder=3, clip_on=False)
         right: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axes.annotate(
-            r.what,
+            lines_of(r.what, _LABEL_MM - 3.0, SMALL - 0.6),
             (0.0, k),
             xytext=(-4, 0),
             ha="right",
@@ -191,7 +226,8 @@ def _rows(axes: Axes, rows: Sequence[Compared], title: str) -> None:
 def _choice(c: Chosen) -> tuple[str, str, str, str]:
     mark = _HOW[c.end] + ("*" if c.outside else "")
     name = c.parameter if c.value else lines_of(c.parameter, 74.0, SMALL - 0.6)  # what has no value has its room
-    return name, c.value, f"{mark} {c.how}", lines_of(c.why, 76.0, SMALL - 0.6)
+    value = c.value.replace("mm2", "mm²")
+    return name, value, f"{mark} {c.how}", lines_of(c.why, 76.0, SMALL - 0.6)
 
 
 def _height(*texts: str) -> float:

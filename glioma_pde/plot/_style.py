@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from glioma_pde.errors import GliomaError
 from glioma_pde.plot._data import Arm, names_of, reference_of
 
 MM = 1 / 25.4
@@ -221,3 +223,18 @@ def scientific(value: float, digits: int = 1) -> str:
         return f"{value:g}"
     mantissa, exponent = f"{value:.{digits}e}".split("e")
     return f"{mantissa} × $10^{{{int(exponent)}}}$"
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure into a file; its folder is made if missing.
+
+    Raises:
+        GliomaError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rc_context(STYLE):
+            figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise GliomaError(f"{path}: the figure cannot be written ({error}).") from error
+    return path

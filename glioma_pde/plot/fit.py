@@ -8,11 +8,10 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from glioma_pde.errors import GliomaError
 from glioma_pde.io.fit_file import FitFile
 from glioma_pde.plot._fit_curves import curves, forecast, residuals, scored
 from glioma_pde.plot._fit_parameters import corner, profile_lines, waterfall
-from glioma_pde.plot._style import STYLE
+from glioma_pde.plot._style import STYLE, save_figure
 
 __all__ = ["plot_fit"]
 
@@ -36,18 +35,11 @@ def plot_fit(path: str | Path, out_dir: str | Path, formats: Sequence[str] = ("p
         GliomaError: if the file cannot be read or the folder cannot be written.
     """
     file, folder = FitFile(path), Path(out_dir)
-    written = []
+    written: list[Path] = []
     for name, (group, draw) in _FIGURES.items():
         if group not in file or (name == "fit_forecast" and not scored(file)):
             continue
         with rc_context(STYLE):
             figure = draw(file)
-            for kind in formats:
-                target = folder / f"{name}.{kind}"
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    figure.savefig(target)
-                except (OSError, ValueError) as error:
-                    raise GliomaError(f"{target}: the figure cannot be written ({error}).") from error
-                written.append(target)
+        written += [save_figure(figure, folder / f"{name}.{kind}") for kind in formats]
     return written

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from glioma_pde.errors import GliomaError
 from glioma_pde.io.fit_file import FitFile
 from glioma_pde.plot._fit_curves import sheet
-from glioma_pde.plot._style import DASH, PALETTE, STYLE, letter
+from glioma_pde.plot._style import DASH, PALETTE, STYLE, letter, save_figure
 
 _NAMES = ("T1Gd", "FLAIR")
 _COLOURS = (PALETTE[0], PALETTE[1])
@@ -53,18 +53,9 @@ def plot_images(path: str | Path, out_dir: str | Path, formats: Sequence[str] = 
     file, folder = FitFile(path), Path(out_dir)
     if "images" not in file:
         raise GliomaError(f"{path}: the file holds no fit to images.")
-    written = []
     with rc_context(STYLE):
         figure = contours(file)
-        for kind in formats:
-            target = folder / f"fit_images.{kind}"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                figure.savefig(target)
-            except (OSError, ValueError) as error:
-                raise GliomaError(f"{target}: the figure cannot be written ({error}).") from error
-            written.append(target)
-    return written
+    return [save_figure(figure, folder / f"fit_images.{kind}") for kind in formats]
 
 
 def contours(file: FitFile) -> Figure:

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from glioma_pde.errors import GliomaError
 from glioma_pde.io.fit_file import SENSITIVITY, FitFile
-from glioma_pde.plot._style import FAINT, INK, PALETTE, SMALL, STYLE, WIDTH_MM, Sheet, letter
+from glioma_pde.plot._style import FAINT, INK, PALETTE, SMALL, STYLE, WIDTH_MM, Sheet, letter, save_figure
 
 __all__ = ["plot_sensitivity", "sensitivity"]
 
@@ -29,15 +28,7 @@ def plot_sensitivity(path: str | Path, out_dir: str | Path, formats: Sequence[st
     """
     with rc_context(STYLE):
         figure = sensitivity(FitFile(path, SENSITIVITY))
-        written = []
-        for kind in formats:
-            target = Path(out_dir) / f"sensitivity.{kind}"
-            try:
-                figure.savefig(target)
-            except (OSError, ValueError) as error:
-                raise GliomaError(f"{target}: the figure cannot be written ({error}).") from error
-            written.append(target)
-    return written
+    return [save_figure(figure, Path(out_dir) / f"sensitivity.{kind}") for kind in formats]
 
 
 def sensitivity(file: FitFile) -> Figure:
@@ -127,7 +118,7 @@ def _spread(axes: Axes, file: FitFile, scale: float, unit: str) -> None:
     top = axes.get_ylim()[1]
     low, high = axes.get_xlim()
     marks = [("base", "file", INK), ("all_usual", "favourable ones at their defaults", _LOW)]
-    marks.append(("all_unfavourable", "and at their other ends", _HIGH))
+    marks.append(("all_unfavourable", "favourable ones at their other ends", _HIGH))
     told: list[float] = []
     for name, text, colour in marks:
         value = scale * float(file.attributes[name])
@@ -136,7 +127,7 @@ def _spread(axes: Axes, file: FitFile, scale: float, unit: str) -> None:
         left = value > 0.5 * (low + high)
         axes.axvline(value, color=colour, linewidth=1.2)
         axes.annotate(
-            f"{text}: {value:.3g}{unit.strip(' []')}", (value, top * (0.98 - 0.12 * len(told))),
+            f"{text}: {value:.3g} {unit.strip(' []')}".strip().replace("-", "−"), (value, top * (0.98 - 0.12 * len(told))),
             xytext=(-3 if left else 3, 0), textcoords="offset points", va="top", ha="right" if left else "left",
             color=colour, fontsize=SMALL - 0.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )  # fmt: skip
