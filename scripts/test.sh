@@ -5,8 +5,8 @@
 ruff check .
 ruff format --check .
 mypy
-# Files stay together on a worker: their tests share compiled programs.
-parallel=(-n auto --dist loadfile)
+# Files stay together on a worker: their tests share compiled programs. In their order: else the longest come last.
+parallel=(-n auto --dist loadfile --no-loadscope-reorder)
 case "${1:-}" in
   --long) shift; set -- -m "long and not slow" "$@" ;;
   --all) shift; set -- -m "slow or not slow" "$@" ;;
