@@ -157,8 +157,7 @@ def plane(n: int, days: float, repeats: int, dtype=jnp.float32) -> Gradient:
 
 def brain(config: Path, spacing_mm: float, days: float, repeats: int) -> Gradient:
     """The treated arm of a configuration in the brain, on a coarse grid; observed on the last day."""
-    sets = [f"tissue.spacing_mm={spacing_mm}", f"time.end_day={days}", "outcome.compare_days=[]"]
-    arms = [a for a in load(str(config), sets).arms if a.drug is not None]
+    arms = [a for a in load(str(config), [f"tissue.spacing_mm={spacing_mm}"]).arms if a.drug is not None]
     experiment = build(arms[0])
     whole = experiment.model
     model = Model(whole.tissue, whole.modules, whole.capacity_cells_per_mm3, whole.stepper, ledger=False)
