@@ -112,7 +112,7 @@ def solve(
             transported fields.
 
     Memory of a reverse pass: with N steps in all, about 2 √N carries and the inside of one step, whatever the
-    save days are; a gradient then costs about five solves. States that ``save`` returns come on top.
+    save days are; a gradient then costs five to seven solves. States that ``save`` returns come on top.
     """
     save = save or (lambda model, carry, medium, day: carry.x)
     medium = model.prepare()

@@ -700,6 +700,8 @@ s = { bounds = [0.1, 1.0] }
         (["fit.starts=0"], "fit.starts: should be greater than or equal to 1"),
         (["parameters.s={bounds=[1.0, 2.0], level='subject', population=true, prior={centre=1.0, width=1.0}}"],
          "a parameter with a population distribution takes no prior"),
+        (["fit.method='lm'", "parameters.s={bounds=[1.0, 2.0], level='subject', population=true}"],
+         "fit.method: a population has a search of its own"),
     ],
 )  # fmt: skip
 def test_bad_calibrations_are_told_in_one_sentence(sets, sentence):

@@ -126,6 +126,7 @@ def _one(data: dict[str, Any], where: str, text: str, folder: str | Path, proble
             found[name] = adapter.validate_python(given)
         except ValidationError as e:
             problems += [sentence(name, error, given) for error in e.errors(include_url=False)][:100]
+    problems += _unread(found)
     # as it is written, so that a mistake elsewhere in [fit] does not ask for a tissue
     if isinstance(fit, dict) and fit.get("geometry") == "well_mixed":
         problems += _one_cell(data)
@@ -134,6 +135,19 @@ def _one(data: dict[str, Any], where: str, text: str, folder: str | Path, proble
         numerics |= {"precision": "float64", "ledger": False} | numerics
     study = study_of(data, where, text, folder, problems)
     return FitStudy(study=study, folder=str(folder), **found)
+
+
+def _unread(found: dict[str, Any]) -> list[str]:
+    """Keys of [fit] that stand beside a population, whose search does not read them."""
+    free = found.get("parameters") or {}
+    if not found.get("fit") or not any(getattr(parameter, "population", False) for parameter in free.values()):
+        return []
+    keys = ("sampling", "method", "tolerance", "max_steps")
+    return [
+        f"fit.{key}: a population has a search of its own, which reads starts and seed alone; leave it out"
+        for key in keys
+        if key in found["fit"].model_fields_set
+    ]
 
 
 def is_fit_config(path: str | Path) -> bool:
