@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from jax import Array
 from .biology.base import SUBSTANCE, TUMOUR, Context, Event, FieldSpec, Flux, Hazard, Module, Transfer, total
 from .biology.laws import Additive, Combination
 from .numerics.diffusion import diffuse, materialise
+from .numerics.elliptic import SOLVED
 from .numerics.stepping import SSPRK2, Stepper, add_compensated
 from .numerics.taxis import advect
 from .parameters import default
@@ -262,7 +264,7 @@ class Model(eqx.Module):
 
         none = {k: jnp.zeros_like(carry.ledger[k][0]) for k in carry.ledger}
 
-        @jax.checkpoint
+        @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(SOLVED))
         def rhs(y, warm):
             dx, flows, new = self.rates(materialise(y[0]), warm, medium, t, dt)
             return (dx, {**none, **flows}), {**warm, **new}

@@ -57,7 +57,7 @@ def block(
             condition on one core, so callers that know the number of blocks say ``False``; a block without
             steps then takes steps of length zero.
     """
-    carry = happenings(model, schedule, plan, medium, carry, j, b)
+    carry = _recompute(lambda c: happenings(model, schedule, plan, medium, c, j, b))(carry)
     lower, upper = instants[plan.lower[j, b]], instants[plan.upper[j, b]]
     part, parts = plan.part[j, b], plan.parts[j, b]
 
@@ -112,7 +112,7 @@ def solve(
             transported fields.
 
     Memory of a reverse pass: with N steps in all, about 2 √N carries and the inside of one step, whatever the
-    save days are; a gradient then costs five to seven solves. States that ``save`` returns come on top.
+    save days are; a gradient then costs five to six solves. States that ``save`` returns come on top.
     """
     save = save or (lambda model, carry, medium, day: carry.x)
     medium = model.prepare()

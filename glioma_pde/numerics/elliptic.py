@@ -16,9 +16,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
 from ..grid import Grid
 from .diffusion import conductances, materialise, row_sum, shift
+
+SOLVED = "solved"
+"""Name of what is found by many sweeps, for policies of recomputation."""
 
 
 class Coupling(NamedTuple):
@@ -149,7 +153,7 @@ def _foreseen(
 @_solve.defjvp
 def _solve_jvp(tolerance, primals, tangents):
     coupling, sink, source = primals[:3]
-    c = _solve(tolerance, *primals)
+    c = checkpoint_name(_solve(tolerance, *primals), SOLVED)
 
     def residual(coupling, sink, source):
         return source - coupling.apply(sink, c)
