@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from glioma_pde.errors import GliomaError
+from glioma_pde.errors import GliomaError, one_line
 from glioma_pde.io._files import file_errors, sync_folder
 
 _FORMAT = "glioma_pde checkpoint 1"
@@ -129,7 +129,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except PermissionError:
         raise GliomaError(f"{path} may not be read") from None
     except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(str(error).splitlines()[0], 80) if str(error) else type(error).__name__
         raise GliomaError(f"{path} cannot be used ({reason})") from error
 
 
