@@ -17,6 +17,7 @@ from glioma_pde.errors import GliomaError
 from glioma_pde.grid import Grid
 from glioma_pde.io.hdf5 import Quantity, RunWriter
 from glioma_pde.plot._data import Arm, Box, first_crossing, opened, sample, values_on
+from glioma_pde.plot._movie import _Film
 from glioma_pde.plot._panels import choose_days
 from glioma_pde.plot._style import DPI
 
@@ -317,6 +318,35 @@ def test_days_tell_the_story(arms):
     with Arm(arms[0]) as untreated, Arm(arms[1]) as treated:
         assert choose_days([untreated, treated]) == [0.0, 2.0, 8.0, 130.0]
         assert choose_days([untreated]) == [0.0, 60.0, 130.0]  # evenly spread, as far as there are frames
+
+
+def test_the_height_of_treatments_is_a_day_of_all_of_them(arms, tmp_path, monkeypatch):
+    """Not that of one arm on which the other has nothing yet."""
+    with Arm(arms[1]) as one, Arm(arms[1]) as other:
+        days = one.observable_days
+        courses = {id(one): (days >= 1) & (days <= 8), id(other): (days >= 4) & (days <= 11)}
+        fade = np.exp(-0.3 * days)
+
+        def curve(self, name):
+            return fade * courses[id(self)] if name == "drug_mean_tumour" else None
+
+        monkeypatch.setattr(Arm, "curve", curve)
+        both = choose_days([one, other])
+        assert [day for day in both if 4 <= day <= 8] == [8.0]  # the phantom has no frame from 2 to 8
+        assert 2.0 in choose_days([one])
+
+
+def test_the_animation_says_which_arm_has_ended(arms, tmp_path, box):
+    short = tmp_path / "short.h5"
+    with start(short, "untreated", box, ("tumour",)) as run:
+        fill(run, "untreated", box, ("tumour",), FRAMES[:3], ROWS[FRAMES[2] >= ROWS])
+        run.finish("finished", {})
+    with Arm(short) as ended, Arm(arms[1]) as longer:
+        film = _Film([ended, longer], [ended, longer], 50)
+        film.picture(FRAMES[2])
+        assert [text.get_text() for text in film.ended] == ["", ""]
+        film.picture(FRAMES[-1])
+        assert [text.get_text() for text in film.ended] == [f"ended on day {FRAMES[2]:g}", ""]
 
 
 # -- the look ---------------------------------------------------------------------------------------

@@ -118,6 +118,13 @@ class _Film:
             path_effects=OUTLINE,
             animated=True,
         )
+        self.ended = [
+            axes.text(
+                0.97, 0.97, "", transform=axes.transAxes, color="white", size=7, ha="right", va="top",
+                path_effects=OUTLINE, animated=True,
+            )
+            for axes in self.axes
+        ]  # fmt: skip
         self.cursors: list = []
         if curves:
             self._burden(sheet.axes(16.0, sheet.bottom_mm + 8.5, WIDTH_MM - 22.0, plot_mm - 9.0), curves, colours)
@@ -155,7 +162,7 @@ class _Film:
         axes.set_xlim(0.0, 1.02 * max(arm.observable_days[-1] for arm in arms))
 
     def picture(self, day: float) -> Image.Image:
-        """The whole picture at a day; an arm shows its last frame up to then."""
+        """The whole picture at a day; an arm shows its last frame up to then, and says when it has ended."""
         self.canvas.restore_region(self.backdrop)
         for index, (arm, axes, image) in enumerate(zip(self.arms, self.axes, self.images, strict=True)):
             frame = max(int(np.searchsorted(arm.days, day, side="right")) - 1, 0)
@@ -176,6 +183,9 @@ class _Film:
             for artist in self.over[index]:
                 if artist is not image and artist is not self.day:
                     axes.draw_artist(artist)
+            last = float(arm.days[-1])
+            self.ended[index].set_text(f"ended on day {last:.4g}" if day > last else "")
+            axes.draw_artist(self.ended[index])
         self.day.set_text(f"day {day:.4g}")
         self.axes[0].draw_artist(self.day)
         for index, (arm, burden, axes, dot) in enumerate(self.cursors):

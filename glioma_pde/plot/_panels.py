@@ -32,7 +32,8 @@ FADE = 0.04
 def choose_days(arms: Sequence[Arm], count: int = 4) -> list[float]:
     """Days of frames that tell the story: the first, the height of the treatment, its end and the last.
 
-    Without treatment they are spread evenly. All arms reach them, as far as they overlap.
+    Without treatment they are spread evenly. All arms reach them, as far as they overlap; the height is that day on
+    which the treatments of all arms are near theirs, if there is one.
     """
     teller = max(arms, key=lambda arm: (not arm.untreated, len(arm.days)))
     common = teller.days[teller.days <= min(arm.days[-1] for arm in arms)]
@@ -42,9 +43,11 @@ def choose_days(arms: Sequence[Arm], count: int = 4) -> list[float]:
         targets = np.linspace(days[0], days[-1], count)
         return sorted(chosen | {float(days[np.argmin(np.abs(days - t))]) for t in targets})
     for name in ("drug_mean_tumour", "carriers_cells"):
-        values = teller.curve(name)
-        if values is not None and np.any(values > 0):
-            chosen.add(float(days[np.argmax(np.interp(days, teller.observable_days, values))]))
+        strengths = [strength for arm in arms if (strength := _strength(arm, name, days)) is not None]
+        if strengths:
+            in_all = np.min(strengths, axis=0)
+            told = in_all if np.any(in_all > 0) else _strength(teller, name, days)
+            chosen.add(float(days[np.argmax(strengths[0] if told is None else told)]))
             break
     acts = [stop for _, stop in teller.courses] + list(teller.injections.get("day", ()))
     after = days[days >= max(acts)] if acts else days
@@ -53,6 +56,14 @@ def choose_days(arms: Sequence[Arm], count: int = 4) -> list[float]:
         rest = [float(day) for day in days if day not in chosen]
         chosen.add(max(rest, key=lambda day: min(abs(day - other) for other in chosen)))
     return sorted(chosen)
+
+
+def _strength(arm: Arm, name: str, days: np.ndarray) -> np.ndarray | None:
+    """An observable at some days relative to its largest value, ``None`` where an arm has nothing of it."""
+    values = arm.curve(name)
+    if values is None or not np.any(values > 0):
+        return None
+    return np.interp(days, arm.observable_days, values) / np.max(values)
 
 
 def nearest_frames(arm: Arm, days: Sequence[float]) -> list[int]:
