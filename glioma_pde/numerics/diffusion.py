@@ -3,8 +3,8 @@
 Everything is written as elementwise work on zero-filled shifts, so that XLA fuses a whole stage into
 one pass, input sharding carries over, and a wall is nothing but a conductance of zero.
 
-`divergence` and `diffuse` are the signatures that another kernel (native, Pallas) has to fill. Diffusion takes `Faces`
-or, for full tensors, `Links`.
+`net_diffusion` is one primitive, which a native kernel may compute (`kernels`). Diffusion takes `Faces` or, for full
+tensors, `Links`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ..grid import Grid
+from . import kernels
 
 T = TypeVar("T")
 
@@ -122,20 +123,20 @@ def conductances(grid: Grid, diffusivity_faces: Sequence[Array]) -> Faces:
     return tuple(out)
 
 
-def divergence(grid: Grid, inflow: Sequence[Array]) -> Array:
-    """Net gain of each cell from fluxes through its faces (already per reference volume).
+def net_inflow(inflow: Sequence[Array]) -> Array:
+    """Net gain of each cell from fluxes through its faces, per reference volume.
 
     ``inflow[k][i]`` flows in the +axis direction through face i: into cell i, out of cell i - 1.
     """
     net = inflow[0] - shift(inflow[0], 0, -1)
     for axis in range(1, len(inflow)):
         net = net + inflow[axis] - shift(inflow[axis], axis, -1)
-    return _per_volume(grid, net)
+    return net
 
 
 def diffuse(grid: Grid, u: Array, g: Faces | Links) -> Array:
     """∇·(D∇u) by finite volumes [density/day]; ``g`` from `conductances` or `links`. Sums to zero over the grid."""
-    return _per_volume(grid, net_diffusion(u, g))
+    return per_volume(grid, net_diffusion(u, g))
 
 
 def net_diffusion(u: Array, g: Faces | Links) -> Array:
@@ -163,11 +164,11 @@ def _in_xla(u: Array, *g: Array, offsets: Offsets) -> Array:
 
 
 # A primitive of its own: linear in u and in g, and its own adjoint in u, so a reverse pass runs the same kernel
-# where transposed shifts would cost several. Another kernel is another lowering.
+# where transposed shifts would cost several.
 _net_diffusion = Primitive("net_diffusion")
 _net_diffusion.def_impl(jax.jit(_in_xla, static_argnames="offsets"))
 _net_diffusion.def_abstract_eval(lambda u, *g, offsets: u)
-mlir.register_lowering(_net_diffusion, mlir.lower_fun(_in_xla, multiple_results=False))
+kernels.lower(_net_diffusion, _in_xla, lambda u, *g, offsets: "diffuse" if offsets == along_axes(u.ndim) else None)
 
 
 def _jvp(primals, tangents, offsets):
@@ -217,9 +218,10 @@ def row_sum(g: Faces | Links) -> Array:
 
 def outflow_rate(grid: Grid, g: Faces | Links) -> Array:
     """The fastest rate at which diffusion empties any cell [1/day]: max Σ g / V."""
-    return jnp.max(_per_volume(grid, row_sum(g)))
+    return jnp.max(per_volume(grid, row_sum(g)))
 
 
-def _per_volume(grid: Grid, net: Array) -> Array:
+def per_volume(grid: Grid, net: Array) -> Array:
+    """From gains per reference volume to gains per volume of the cell itself."""
     volume = grid.relative_volume(net.dtype)
     return net if volume is None else net / volume

@@ -19,6 +19,7 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from ..grid import Grid
+from . import kernels
 from .diffusion import conductances, materialise, row_sum, shift
 
 SOLVED = "solved"
@@ -40,15 +41,7 @@ class Coupling(NamedTuple):
 
     def gather(self, c: Array) -> Array:
         """Σ over neighbours of conductance × value; meaningless outside the mask."""
-        total = None
-        for axis, ga in enumerate(self.g):
-            if ga.ndim == 0:
-                term = ga * (shift(c, axis, 1) + shift(c, axis, -1))
-            else:
-                term = ga * shift(c, axis, 1) + shift(ga, axis, -1) * shift(c, axis, -1)
-            total = term if total is None else total + term
-        assert total is not None
-        return total
+        return _gather(self.g, c)
 
     def apply(self, sink: Array, c: Array) -> Array:
         """(σ − ∇·D∇) c times the relative volume, for c that vanishes outside the mask."""
@@ -191,12 +184,13 @@ def _count(gap: Array, factor: Array) -> Array:
 
 def _chebyshev(coupling: Coupling, inverse: Array, gap: Array, source: Array, guess: Array, count: Array) -> Array:
     """``count`` sweeps, rounded up to an even number: two per pass let both iterates stay in place."""
-    source = source * inverse
-    inverse = inverse * coupling.inside
-    r2 = (1.0 - gap) ** 2
+    weight = inverse * coupling.inside
+    return _sweeps.bind(source * inverse, weight, guess, (1.0 - gap) ** 2, count, *coupling.g)[0]
 
+
+def _in_xla(source: Array, weight: Array, guess: Array, r2: Array, count: Array, *g: Array) -> list[Array]:
     def sweep(c):
-        return source + inverse * coupling.gather(c)
+        return source + weight * _gather(g, c)
 
     def body(k, state):
         even, odd, omega = state
@@ -207,7 +201,24 @@ def _chebyshev(coupling: Coupling, inverse: Array, gap: Array, source: Array, gu
         return even, odd, omega
 
     one = jnp.ones((), source.dtype)
-    return lax.fori_loop(0, (count + 1) // 2, body, (guess, guess, one))[0]
+    return list(lax.fori_loop(0, (count + 1) // 2, body, (guess, guess, one))[:2])
+
+
+_sweeps = kernels.drop_in(
+    "sweeps", 2, _in_xla, lambda *avals: "chebyshev" if all(a.ndim == 0 for a in avals[5:]) else None
+)
+
+
+def _gather(g: Sequence[Array], c: Array) -> Array:
+    total = None
+    for axis, ga in enumerate(g):
+        if ga.ndim == 0:
+            term = ga * (shift(c, axis, 1) + shift(c, axis, -1))
+        else:
+            term = ga * shift(c, axis, 1) + shift(ga, axis, -1) * shift(c, axis, -1)
+        total = term if total is None else total + term
+    assert total is not None
+    return total
 
 
 def _tridiagonal(coupling: Coupling, sink: Array, source: Array) -> Array:

@@ -16,7 +16,8 @@ from jax import Array, lax
 
 from ..grid import Grid
 from ..tensors import component
-from .diffusion import Faces, divergence, materialise, outflow_rate, shift
+from . import kernels
+from .diffusion import Faces, materialise, net_inflow, outflow_rate, per_volume, shift
 
 
 def limited_slope(s: Array, axis: int) -> Array:
@@ -119,17 +120,26 @@ def advect(grid: Grid, s: Array, velocity: Faces, factor: Faces, occupied: Array
         occupied: N of the volume-filling law φ(s) = s (1 − N)₊, or ``None`` for φ(s) = s. The free space
             is reconstructed from the receiving side, so a full cell receives nothing.
     """
+    net = _net_advection.bind(s, *velocity, *factor, *(() if occupied is None else (occupied,)))[0]
+    return per_volume(grid, net)
+
+
+def _in_xla(s: Array, *wind: Array) -> list[Array]:
+    velocity, factor, occupied = wind[: s.ndim], wind[s.ndim : 2 * s.ndim], wind[2 * s.ndim :]
     flows = []
-    free = None if occupied is None else jnp.maximum(1.0 - occupied, 0.0)
     for axis, v in enumerate(velocity):
         half = materialise(0.5 * limited_slope(s, axis))
         from_below, from_above = shift(s + half, axis, 1), s - half
-        if free is not None and occupied is not None:
+        for n in occupied:
             # from what is occupied, which is nothing beyond the mask and beyond the grid alike
-            half_free = materialise(-0.5 * limited_slope(jnp.minimum(occupied, 1.0), axis))
+            half_free = materialise(-0.5 * limited_slope(jnp.minimum(n, 1.0), axis))
+            free = jnp.maximum(1.0 - n, 0.0)
             from_below = from_below * (free - half_free)
             from_above = from_above * shift(free + half_free, axis, 1)
         rate = v * factor[axis]
         # |v| has slope 0 at v = 0 in JAX: the two-sided mean, right for a face without wind.
         flows.append(0.5 * (rate * (from_below + from_above) + jnp.abs(rate) * (from_below - from_above)))
-    return divergence(grid, materialise(flows))
+    return [net_inflow(materialise(flows))]
+
+
+_net_advection = kernels.drop_in("net_advection", 1, _in_xla, lambda s, *wind: "advect")

@@ -1,0 +1,250 @@
+// Compiled several times, with GLIOMA_ISA naming the instruction set of the compiler's options.
+#include "loops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace glioma {
+namespace {
+
+// --- diffusion: net = Σ over faces of g (u beyond - u here) ------------------------------------------------------
+
+template <typename T>
+void diffuse(Box b, const T *u, Conductances<T> g, T *net, const T *zeros, int64_t first, int64_t last) {
+  const int64_t n = b.nx, plane = b.ny * n;
+  for (int64_t z = first; z < last; ++z)
+    for (int64_t y = 0; y < b.ny; ++y) {
+      const int64_t at = z * plane + y * n;
+      const bool below_z = z > 0, above_z = z + 1 < b.nz, below_y = y > 0, above_y = y + 1 < b.ny;
+      const T *__restrict c = u + at;
+      const T *__restrict um = below_z ? c - plane : zeros, *__restrict up = above_z ? c + plane : zeros;
+      const T *__restrict vm = below_y ? c - n : zeros, *__restrict vp = above_y ? c + n : zeros;
+      const T *__restrict gz = g.z ? g.z + at : zeros, *__restrict gzp = g.z && above_z ? g.z + at + plane : zeros;
+      const T *__restrict gy = g.y ? g.y + at : zeros, *__restrict gyp = g.y && above_y ? g.y + at + n : zeros;
+      const T *__restrict gx = g.x + at;
+      T *__restrict out = net + at;
+      auto across = [&](int64_t x) {
+        return gz[x] * (um[x] - c[x]) + gzp[x] * (up[x] - c[x]) + gy[x] * (vm[x] - c[x]) + gyp[x] * (vp[x] - c[x]);
+      };
+      for (int64_t x = 1; x < n - 1; ++x)
+        out[x] = across(x) + (gx[x] * (c[x - 1] - c[x]) + gx[x + 1] * (c[x + 1] - c[x]));
+      // beyond the grid there is nothing, and the upper face of the last cell is closed
+      out[0] = across(0) - gx[0] * c[0] + (n > 1 ? gx[1] * (c[1] - c[0]) : T(0));
+      if (n > 1) out[n - 1] = across(n - 1) + gx[n - 1] * (c[n - 2] - c[n - 1]);
+    }
+}
+
+// --- elliptic solves ------------------------------------------------------------------------------------------------
+
+template <bool fresh, typename T>
+void sweep_row(int64_t n, const Sweep<T> &k, const T *source, const T *weight, const T *c, const T *um, const T *up,
+               const T *vm, const T *vp, const T *own, T *to) {
+  const T gz = k.gz, gy = k.gy, gx = k.gx, omega = k.omega;
+  auto cell = [&](int64_t x, T along) {
+    const T swept = source[x] + weight[x] * (gz * (um[x] + up[x]) + gy * (vm[x] + vp[x]) + gx * along);
+    to[x] = fresh ? swept : own[x] + omega * (swept - own[x]);
+  };
+  cell(0, n > 1 ? c[1] : T(0));
+#pragma GCC ivdep
+  for (int64_t x = 1; x < n - 1; ++x) cell(x, c[x - 1] + c[x + 1]);
+  if (n > 1) cell(n - 1, c[n - 2]);
+}
+
+template <typename T>
+void sweep(Box b, Sweep<T> k, const T *zeros, int64_t first, int64_t last) {
+  const int64_t n = b.nx, plane = b.ny * n;
+  for (int64_t z = first; z < last; ++z)
+    for (int64_t y = 0; y < b.ny; ++y) {
+      const int64_t at = z * plane + y * n;
+      const T *c = k.other + at;
+      const T *um = z > 0 ? c - plane : zeros, *up = z + 1 < b.nz ? c + plane : zeros;
+      const T *vm = y > 0 ? c - n : zeros, *vp = y + 1 < b.ny ? c + n : zeros;
+      if (k.own)
+        sweep_row<false>(n, k, k.source + at, k.weight + at, c, um, up, vm, vp, k.own + at, k.to + at);
+      else
+        sweep_row<true>(n, k, k.source + at, k.weight + at, c, um, up, vm, vp, c, k.to + at);
+    }
+}
+
+// --- directed migration ---------------------------------------------------------------------------------------------
+
+// σ(a, b)/2 = a²b²(a + b) / (a⁴ + b⁴) / 2 where ab > 0, scaled by the larger so that nothing underflows.
+template <typename T>
+inline T half_slope(T a, T b) {
+  const T scale = std::max(std::max(std::abs(a), std::abs(b)), std::numeric_limits<T>::min());
+  const T inverse = T(1) / scale;
+  a *= inverse;
+  b *= inverse;
+  const T a2 = a * a, b2 = b * b, quartic = a2 * a2 + b2 * b2;
+  const T slope = T(0.5) * scale * a2 * b2 * (a + b) / (quartic > T(0) ? quartic : T(1));
+  return a * b > T(0) ? slope : T(0);
+}
+
+// Half the slope of the free space (1 - N)₊ with the opposite sign, from what is occupied: that is nothing beyond the
+// mask and beyond the grid alike.
+template <typename T>
+inline T half_slope_filled(T before, T here, T after) {
+  here = std::min(here, T(1));
+  return half_slope(here - std::min(before, T(1)), std::min(after, T(1)) - here);
+}
+
+// Upwind flux of what the cell below and the cell above offer to the face between them.
+template <typename T>
+inline T upwind(T rate, T below, T above) {
+  return T(0.5) * (rate * (below + above) + std::abs(rate) * (below - above));
+}
+
+// The rows of one quantity at, before and after a place along an axis.
+template <typename T>
+struct Rows {
+  const T *before, *here, *after;
+};
+
+// Values carried along an axis: at the upper faces of the cells passed last, and the flow into those cells.
+template <typename T>
+struct Passed {
+  T *upper, *free_upper, *flow;
+};
+
+// Values at the upper faces of a row.
+template <bool crowded, typename T>
+void look(int64_t n, Rows<T> s, Rows<T> occupied, Passed<T> passed) {
+  for (int64_t x = 0; x < n; ++x)
+    passed.upper[x] = s.here[x] + half_slope(s.here[x] - s.before[x], s.after[x] - s.here[x]);
+  if (crowded)
+    for (int64_t x = 0; x < n; ++x)
+      passed.free_upper[x] = std::max(T(1) - occupied.here[x], T(0)) -
+                             half_slope_filled(occupied.before[x], occupied.here[x], occupied.after[x]);
+}
+
+// Through the lower faces of a row: `behind`, the cells passed last, gain what entered them less what leaves them.
+template <bool crowded, typename T>
+void pass(int64_t n, Rows<T> s, Rows<T> occupied, const T *speed, const T *factor, Passed<T> passed, T *behind) {
+#pragma GCC ivdep
+  for (int64_t x = 0; x < n; ++x) {
+    const T half = half_slope(s.here[x] - s.before[x], s.after[x] - s.here[x]);
+    T from_below = passed.upper[x], from_above = s.here[x] - half;
+    passed.upper[x] = s.here[x] + half;
+    if (crowded) {  // into what is free on the receiving side
+      const T half_filled = half_slope_filled(occupied.before[x], occupied.here[x], occupied.after[x]);
+      const T free = std::max(T(1) - occupied.here[x], T(0));
+      from_below *= free + half_filled;
+      from_above *= passed.free_upper[x];
+      passed.free_upper[x] = free - half_filled;
+    }
+    const T flow = upwind(speed[x] * factor[x], from_below, from_above);
+    behind[x] += passed.flow[x] - flow;
+    passed.flow[x] = flow;
+  }
+}
+
+// The axis along a row, which sets `net`.
+template <bool crowded, typename T>
+void along(int64_t n, const T *s, const T *occupied, const T *speed, const T *factor, T *__restrict upper,
+           T *__restrict lower, T *__restrict free_upper, T *__restrict free_lower, T *__restrict flow,
+           T *__restrict net) {
+  // faces x + 1 of the cells x stand at x + 1
+  auto faces = [&](int64_t x, T before, T after) {
+    const T half = half_slope(s[x] - before, after - s[x]);
+    upper[x + 1] = s[x] + half;
+    lower[x] = s[x] - half;
+  };
+  auto free_faces = [&](int64_t x, T before, T after) {
+    const T half = half_slope_filled(before, occupied[x], after), free = std::max(T(1) - occupied[x], T(0));
+    free_upper[x + 1] = free - half;
+    free_lower[x] = free + half;
+  };
+  const int64_t last = n - 1;
+  upper[0] = T(0);
+  faces(0, T(0), last > 0 ? s[1] : T(0));
+  for (int64_t x = 1; x < last; ++x) faces(x, s[x - 1], s[x + 1]);
+  if (last > 0) faces(last, s[last - 1], T(0));
+  if (crowded) {
+    free_upper[0] = T(0);
+    free_faces(0, T(0), last > 0 ? occupied[1] : T(0));
+    for (int64_t x = 1; x < last; ++x) free_faces(x, occupied[x - 1], occupied[x + 1]);
+    if (last > 0) free_faces(last, occupied[last - 1], T(0));
+  }
+  for (int64_t x = 0; x < n; ++x)
+    flow[x] = crowded ? upwind(speed[x] * factor[x], upper[x] * free_lower[x], lower[x] * free_upper[x])
+                      : upwind(speed[x] * factor[x], upper[x], lower[x]);
+  flow[n] = T(0);
+  for (int64_t x = 0; x < n; ++x) net[x] = flow[x] - flow[x + 1];
+}
+
+template <bool crowded, typename T>
+void advect_planes(Box b, const T *s, const T *occupied, const Wind<T> &w, T *net, const T *zeros, T *scratch,
+                   int64_t first, int64_t last) {
+  const int64_t n = b.nx, plane = b.ny * n, row = n + 1;
+  const Passed<T> in_z{scratch, scratch + plane, scratch + 2 * plane};
+  T *rows = scratch + 3 * plane;
+  const Passed<T> in_y{rows, rows + row, rows + 2 * row};
+  T *upper = rows + 3 * row, *lower = rows + 4 * row, *free_upper = rows + 5 * row, *free_lower = rows + 6 * row,
+    *flow = rows + 7 * row, *nowhere = rows + 8 * row;
+
+  auto around = [&](const T *f, int64_t at, int64_t i, int64_t count, int64_t by) {
+    if (!f) return Rows<T>{zeros, zeros, zeros};
+    return Rows<T>{i > 0 ? f + at - by : zeros, f + at, i + 1 < count ? f + at + by : zeros};
+  };
+  auto clear = [](Passed<T> p, int64_t count) {
+    for (T *values : {p.upper, p.free_upper, p.flow}) std::fill(values, values + count, T(0));
+  };
+  auto from = [](Passed<T> p, int64_t by) { return Passed<T>{p.upper + by, p.free_upper + by, p.flow + by}; };
+
+  std::fill(nowhere, nowhere + row, T(0));
+  clear(in_z, plane);
+  if (w.speed.z && first > 0)
+    for (int64_t y = 0; y < b.ny; ++y) {
+      const int64_t at = (first - 1) * plane + y * n;
+      look<crowded>(n, around(s, at, first - 1, b.nz, plane), around(occupied, at, first - 1, b.nz, plane),
+                    from(in_z, y * n));
+    }
+  for (int64_t z = first; z < last; ++z) {
+    clear(in_y, row);
+    for (int64_t y = 0; y < b.ny; ++y) {
+      const int64_t at = z * plane + y * n;
+      along<crowded>(n, s + at, occupied ? occupied + at : zeros, w.speed.x + at, w.factor.x + at, upper, lower,
+                     free_upper, free_lower, flow, net + at);
+      if (w.speed.y)
+        pass<crowded>(n, around(s, at, y, b.ny, n), around(occupied, at, y, b.ny, n), w.speed.y + at, w.factor.y + at,
+                      in_y, y > 0 ? net + at - n : nowhere);
+      if (w.speed.z)
+        pass<crowded>(n, around(s, at, z, b.nz, plane), around(occupied, at, z, b.nz, plane), w.speed.z + at,
+                      w.factor.z + at, from(in_z, y * n), z > first ? net + at - plane : nowhere);
+    }
+    if (w.speed.y)  // the upper faces of the last cells are closed
+      for (int64_t x = 0; x < n; ++x) net[(z + 1) * plane - n + x] += in_y.flow[x];
+  }
+  if (!w.speed.z) return;
+  if (last == b.nz) {
+    for (int64_t i = 0; i < plane; ++i) net[(last - 1) * plane + i] += in_z.flow[i];
+    return;
+  }
+  for (int64_t y = 0; y < b.ny; ++y) {
+    const int64_t at = last * plane + y * n;
+    pass<crowded>(n, around(s, at, last, b.nz, plane), around(occupied, at, last, b.nz, plane), w.speed.z + at,
+                  w.factor.z + at, from(in_z, y * n), net + at - plane);
+  }
+}
+
+template <typename T>
+void advect(Box b, const T *s, Wind<T> w, T *net, const T *zeros, T *scratch, int64_t first, int64_t last) {
+  if (w.occupied)
+    advect_planes<true>(b, s, w.occupied, w, net, zeros, scratch, first, last);
+  else
+    advect_planes<false>(b, s, w.occupied, w, net, zeros, scratch, first, last);
+}
+
+template <typename T>
+constexpr Loops<T> loops() {
+  return {diffuse<T>, sweep<T>, advect<T>};
+}
+
+}  // namespace
+
+#define GLIOMA_NAME_(isa) loops_##isa
+#define GLIOMA_NAME(isa) GLIOMA_NAME_(isa)
+Table GLIOMA_NAME(GLIOMA_ISA)() { return {loops<float>(), loops<double>()}; }
+
+}  // namespace glioma

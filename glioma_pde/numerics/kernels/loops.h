@@ -1,0 +1,54 @@
+// The loops of the native kernels, compiled once for every instruction set and chosen when the library is loaded.
+#pragma once
+
+#include <cstdint>
+
+namespace glioma {
+
+// A grid of three axes, the last contiguous. Grids of two axes are (n0, 1, n1), of one (1, 1, n).
+struct Box {
+  int64_t nz, ny, nx;
+};
+
+// What enters a diffusion: face arrays of the axes, null where there is no such axis. Face i lies between i - 1 and i.
+template <typename T>
+struct Conductances {
+  const T *z, *y, *x;
+};
+
+// Speeds and factors of the faces, and what is occupied (null: nothing keeps carriers out).
+template <typename T>
+struct Wind {
+  Conductances<T> speed, factor;
+  const T *occupied;
+};
+
+// One Chebyshev sweep: to = own + omega (source + weight Σ g (neighbours of other) - own).
+template <typename T>
+struct Sweep {
+  const T *source, *weight, *other, *own;  // own may be null when omega is 1
+  T *to;
+  T gz, gy, gx, omega;
+};
+
+// Work on the planes first ≤ z < last. `zeros` has nx entries of zero.
+template <typename T>
+struct Loops {
+  void (*diffuse)(Box, const T *u, Conductances<T> g, T *net, const T *zeros, int64_t first, int64_t last);
+  void (*sweep)(Box, Sweep<T>, const T *zeros, int64_t first, int64_t last);
+  // `scratch` has advect_scratch(box) entries.
+  void (*advect)(Box, const T *s, Wind<T>, T *net, const T *zeros, T *scratch, int64_t first, int64_t last);
+};
+
+inline int64_t advect_scratch(Box b) { return 3 * b.ny * b.nx + 9 * (b.nx + 1); }
+
+struct Table {
+  Loops<float> f32;
+  Loops<double> f64;
+};
+
+Table loops_baseline();
+Table loops_avx2();
+Table loops_avx512();
+
+}  // namespace glioma
