@@ -278,10 +278,10 @@ def _info(args: argparse.Namespace) -> int:
 
         from .manifest import git_revision, versions
 
+        _choose_kernels()
         for name, value in versions().items():
             print(f"{name:>12}  {value}")
         print(f"{'devices':>12}  {', '.join(str(d) for d in jax.devices())}")
-        print(f"{'kernels':>12}  XLA")
         print(f"{'source':>12}  {git_revision()}")
         return 0
     from .io.hdf5 import RunFile
@@ -360,9 +360,17 @@ def _refuse_what_does_not_fit(arms: list[Any], out: Path) -> None:
         require_room(out, sum(s.file for s in sizes) + max(s.beside for s in sizes))
 
 
+def _choose_kernels() -> None:
+    from .numerics import kernels
+
+    kernels.choose(os.environ.get("GLIOMA_PDE_KERNELS", "auto"))
+
+
 def _prepare(arms: list[Any]) -> None:
     """Settings of JAX that have to be made before it is used."""
     import jax
+
+    _choose_kernels()
 
     if any(a.numerics.precision == "float64" for a in arms):
         jax.config.update("jax_enable_x64", True)

@@ -27,6 +27,7 @@ from .control import SERIES
 from .errors import one_line
 from .io.hdf5 import Quantity
 from .ledger import balances, steady_balances
+from .numerics import kernels
 from .observe import look, trends
 from .parameters import PARAMETERS
 from .tensors import tensor_names
@@ -155,7 +156,7 @@ def versions() -> dict[str, str]:
     out = {"glioma_pde": __version__}
     for name in ("jax", "jaxlib", "numpy", "h5py", "equinox"):
         out[name] = importlib.metadata.version(name)
-    return out | {"backend": jax.default_backend()}
+    return out | {"backend": jax.default_backend(), "kernels": kernels.describe()}
 
 
 def git_revision() -> str:

@@ -23,12 +23,15 @@ fi
 # shellcheck disable=SC1091
 . .venv/bin/activate
 
+# what an installation is made from: its description, and the sources of its native kernels
 _stamp=.venv/installed-$_extras
-if ! cmp -s pyproject.toml "$_stamp"; then
+_source() { cat pyproject.toml glioma_pde/numerics/kernels/{CMakeLists.txt,*.cpp,*.h}; }
+if ! _source | cmp -s - "$_stamp"; then
   echo "Installing glioma_pde[$_extras] into .venv ..."
   python -m pip install --quiet --disable-pip-version-check --upgrade pip
   python -m pip install --quiet --disable-pip-version-check --editable ".[$_extras]"
-  cp pyproject.toml "$_stamp"
+  python -c 'from glioma_pde.numerics import kernels; print("Kernels:", kernels.describe())'
+  _source >"$_stamp"
 fi
 
 # Large arrays on huge pages, where glibc and the kernel offer them: a fifth less time on CPU.

@@ -10,7 +10,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import jax
 import pytest
 
+from glioma_pde.numerics import kernels
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+kernels.choose(os.environ.get("GLIOMA_PDE_KERNELS", "auto"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

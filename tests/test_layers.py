@@ -20,6 +20,7 @@ LAYERS = [
     {"_maps", "_phantom", "_selling"},
     {"tensors"},
     {"tissue"},
+    {"numerics.kernels"},
     {"numerics.diffusion", "numerics.lattice", "numerics.stepping", "numerics"},
     {"numerics.elliptic", "numerics.links", "numerics.taxis"},
     {"biology", "biology.base", "biology.kinetics", "biology.laws"},

@@ -168,7 +168,12 @@ def _in_xla(u: Array, *g: Array, offsets: Offsets) -> Array:
 _net_diffusion = Primitive("net_diffusion")
 _net_diffusion.def_impl(jax.jit(_in_xla, static_argnames="offsets"))
 _net_diffusion.def_abstract_eval(lambda u, *g, offsets: u)
-kernels.lower(_net_diffusion, _in_xla, lambda u, *g, offsets: "diffuse" if offsets == along_axes(u.ndim) else None)
+kernels.lower(
+    _net_diffusion,
+    _in_xla,
+    lambda u, *g, offsets: kernels.call("diffuse", [kernels.like(u)], u, *g)[0],
+    takes=lambda u, *g, offsets: offsets == along_axes(u.ndim),
+)
 
 
 def _jvp(primals, tangents, offsets):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,23 +106,48 @@ def sweeps_cold(coupling: Coupling, sink: Array, tolerance: float) -> Array:
 def _solve(tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array, negligible: Array) -> Array:
     if source.ndim == 1:
         return _tridiagonal(coupling, sink, source)
-    return _iterate(tolerance, coupling, sink, source, guess, negligible)
+    return _iterate(tolerance, coupling, sink, source, guess, negligible)[0]
 
 
 def _iterate(
     tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array, negligible: Array
-) -> Array:
+) -> tuple[Array, Array]:
+    """The solution, and the sweeps that it took."""
+    tol = jnp.asarray(tolerance, source.dtype)
+    c, count = _solution.bind(sink, source, guess, coupling.rows, coupling.inside, tol, negligible, *coupling.g)
+    return c, count
+
+
+def _solution_in_xla(sink, source, guess, rows, inside, tolerance, negligible, *g) -> list[Array]:
+    coupling = Coupling(g, rows, inside)
     inverse = materialise(1.0 / (sink + coupling.rows))
     gap = jnp.min(sink * inverse)
     highest = jnp.max(jnp.abs(source) * inverse)
 
     def from_guess():
         start, lacking = _foreseen(coupling, sink, source, guess, inverse, highest)
-        return _chebyshev(coupling, inverse, gap, source, start, _count(gap, lacking / tolerance))
+        count = _in_pairs(_count(gap, lacking / tolerance))
+        return _chebyshev(coupling, inverse, gap, source, start, count), count
 
     # A source of exactly zero has the solution zero, whatever the guess was. max b/σ ≤ max b/(σ + Σg) / min σ/(σ + Σg).
     matters = (highest > 0) & (highest > gap * negligible)
-    return lax.cond(matters, from_guess, lambda: jnp.zeros_like(source))
+    return list(lax.cond(matters, from_guess, lambda: (jnp.zeros_like(source), jnp.int32(0))))
+
+
+def _solution_native(sink, source, guess, *rest) -> list[Array]:
+    c, _, _, _, count = kernels.call(
+        "solve", [*[kernels.like(source)] * 4, jax.ShapeDtypeStruct((), jnp.int32)], sink, source, guess, *rest
+    )
+    return [c, count]
+
+
+_solution = kernels.drop_in(
+    "quasi_steady",
+    lambda sink, *_: [sink, jax.core.ShapedArray((), jnp.int32)],
+    _solution_in_xla,
+    _solution_native,
+    takes=lambda *operands: _uniform(operands[7:]),
+)
 
 
 def _foreseen(
@@ -158,7 +183,7 @@ def _solve_jvp(tolerance, primals, tangents):
             return _tridiagonal(coupling, sink, b)
         inverse = 1.0 / (sink + coupling.rows)
         gap = jnp.min(sink * inverse)
-        count = _count(gap, jnp.asarray(1.0 / tolerance, b.dtype))
+        count = _in_pairs(_count(gap, jnp.asarray(1.0 / tolerance, b.dtype)))
         inner = _chebyshev(coupling, inverse, gap, b * coupling.inside, jnp.zeros_like(b), count)
         return inner + b * inverse * (1.0 - coupling.inside)
 
@@ -182,8 +207,12 @@ def _count(gap: Array, factor: Array) -> Array:
     return jnp.ceil(jnp.minimum(needed, 1e6)).astype(jnp.int32)
 
 
+def _in_pairs(count: Array) -> Array:
+    return 2 * ((count + 1) // 2)
+
+
 def _chebyshev(coupling: Coupling, inverse: Array, gap: Array, source: Array, guess: Array, count: Array) -> Array:
-    """``count`` sweeps, rounded up to an even number: two per pass let both iterates stay in place."""
+    """``count`` sweeps, an even number: two per pass let both iterates stay in place."""
     weight = inverse * coupling.inside
     return _sweeps.bind(source * inverse, weight, guess, (1.0 - gap) ** 2, count, *coupling.g)[0]
 
@@ -201,11 +230,20 @@ def _in_xla(source: Array, weight: Array, guess: Array, r2: Array, count: Array,
         return even, odd, omega
 
     one = jnp.ones((), source.dtype)
-    return list(lax.fori_loop(0, (count + 1) // 2, body, (guess, guess, one))[:2])
+    return list(lax.fori_loop(0, count // 2, body, (guess, guess, one))[:2])
+
+
+def _uniform(g: Sequence[Any]) -> bool:
+    """Whether cells exchange what they do by one number per axis."""
+    return all(ga.ndim == 0 for ga in g)
 
 
 _sweeps = kernels.drop_in(
-    "sweeps", 2, _in_xla, lambda *avals: "chebyshev" if all(a.ndim == 0 for a in avals[5:]) else None
+    "sweeps",
+    lambda source, *_: [source, source],
+    _in_xla,
+    lambda source, *rest: kernels.call("chebyshev", [kernels.like(source)] * 2, source, *rest),
+    takes=lambda *operands: _uniform(operands[5:]),
 )
 
 

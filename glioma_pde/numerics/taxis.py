@@ -142,4 +142,9 @@ def _in_xla(s: Array, *wind: Array) -> list[Array]:
     return [net_inflow(materialise(flows))]
 
 
-_net_advection = kernels.drop_in("net_advection", 1, _in_xla, lambda s, *wind: "advect")
+_net_advection = kernels.drop_in(
+    "net_advection",
+    lambda s, *wind: [s],
+    _in_xla,
+    lambda s, *wind: kernels.call("advect", [kernels.like(s)], s, *wind),
+)

@@ -37,34 +37,115 @@ void diffuse(Box b, const T *u, Conductances<T> g, T *net, const T *zeros, int64
 
 // --- elliptic solves ------------------------------------------------------------------------------------------------
 
-template <bool fresh, typename T>
-void sweep_row(int64_t n, const Sweep<T> &k, const T *source, const T *weight, const T *c, const T *um, const T *up,
-               const T *vm, const T *vp, const T *own, T *to) {
-  const T gz = k.gz, gy = k.gy, gx = k.gx, omega = k.omega;
-  auto cell = [&](int64_t x, T along) {
-    const T swept = source[x] + weight[x] * (gz * (um[x] + up[x]) + gy * (vm[x] + vp[x]) + gx * along);
-    to[x] = fresh ? swept : own[x] + omega * (swept - own[x]);
-  };
-  cell(0, n > 1 ? c[1] : T(0));
+// A row and its neighbours; rows beyond the grid are zero.
+template <typename T>
+struct Around {
+  const T *c, *um, *up, *vm, *vp;
+};
+
+template <typename T>
+inline Around<T> around(Box b, const T *f, const T *zeros, int64_t z, int64_t y) {
+  const int64_t n = b.nx, plane = b.ny * n;
+  const T *c = f + z * plane + y * n;
+  return {c, z > 0 ? c - plane : zeros, z + 1 < b.nz ? c + plane : zeros, y > 0 ? c - n : zeros,
+          y + 1 < b.ny ? c + n : zeros};
+}
+
+// Calls cell(x, Σ g (neighbours of x)) along a row.
+template <typename T, typename Cell>
+inline void gather(int64_t n, const Around<T> &at, const Uniform<T> &g, Cell cell) {
+  const T *c = at.c, *um = at.um, *up = at.up, *vm = at.vm, *vp = at.vp;
+  const T gz = g.z, gy = g.y, gx = g.x;
+  auto sum = [=](int64_t x, T along) { return gz * (um[x] + up[x]) + gy * (vm[x] + vp[x]) + gx * along; };
+  cell(0, sum(0, n > 1 ? c[1] : T(0)));
 #pragma GCC ivdep
-  for (int64_t x = 1; x < n - 1; ++x) cell(x, c[x - 1] + c[x + 1]);
-  if (n > 1) cell(n - 1, c[n - 2]);
+  for (int64_t x = 1; x < n - 1; ++x) cell(x, sum(x, c[x - 1] + c[x + 1]));
+  if (n > 1) cell(n - 1, sum(n - 1, c[n - 2]));
 }
 
 template <typename T>
 void sweep(Box b, Sweep<T> k, const T *zeros, int64_t first, int64_t last) {
-  const int64_t n = b.nx, plane = b.ny * n;
   for (int64_t z = first; z < last; ++z)
     for (int64_t y = 0; y < b.ny; ++y) {
-      const int64_t at = z * plane + y * n;
-      const T *c = k.other + at;
-      const T *um = z > 0 ? c - plane : zeros, *up = z + 1 < b.nz ? c + plane : zeros;
-      const T *vm = y > 0 ? c - n : zeros, *vp = y + 1 < b.ny ? c + n : zeros;
-      if (k.own)
-        sweep_row<false>(n, k, k.source + at, k.weight + at, c, um, up, vm, vp, k.own + at, k.to + at);
+      const int64_t at = (z * b.ny + y) * b.nx;
+      const T *source = k.source + at, *weight = k.weight + at, *own = k.own ? k.own + at : nullptr;
+      T *to = k.to + at;
+      const T omega = k.omega, scale = k.scale;
+      const Around<T> rows = around(b, k.other, zeros, z, y);
+      if (!own)
+        gather(b.nx, rows, k.g, [=](int64_t x, T sum) { to[x] = source[x] + weight[x] * scale * sum; });
+      else if (scale != T(1))  // the second sweep, whose own is still the guess
+        gather(b.nx, rows, k.g, [=](int64_t x, T sum) {
+          const T before = scale * own[x];
+          to[x] = before + omega * (source[x] + weight[x] * sum - before);
+        });
       else
-        sweep_row<true>(n, k, k.source + at, k.weight + at, c, um, up, vm, vp, c, k.to + at);
+        gather(b.nx, rows, k.g, [=](int64_t x, T sum) {
+          to[x] = own[x] + omega * (source[x] + weight[x] * sum - own[x]);
+        });
     }
+}
+
+// Sums of a row in the arrays' own precision, of rows in double.
+template <typename T>
+void weigh(Box b, Equation<T> e, const T *zeros, Sums<T> *sums, int64_t first, int64_t last) {
+  const int64_t n = b.nx;
+  for (int64_t z = first; z < last; ++z) {
+    Sums<T> of{std::numeric_limits<T>::infinity(), T(0), T(0), 0, 0, 0, 0};
+    for (int64_t y = 0; y < b.ny; ++y) {
+      const int64_t at = (z * b.ny + y) * n;
+      const T *rows = e.rows + at, *inside = e.inside + at, *sink = e.sink + at, *source = e.source + at,
+              *guess = e.guess + at;
+      T *scaled = e.scaled + at, *weight = e.weight + at, *spare = e.spare + at;
+      gather(n, around(b, e.guess, zeros, z, y), e.g, [=](int64_t x, T sum) { spare[x] = sum; });
+      T gap = of.gap, highest = of.highest, sb = T(0), bb = T(0), ss = T(0);
+#pragma omp simd reduction(min : gap) reduction(max : highest) reduction(+ : sb, bb, ss)
+      for (int64_t x = 0; x < n; ++x) {
+        const T all = sink[x] + rows[x], inverse = T(1) / all, image = all * guess[x] - spare[x] * inside[x];
+        const T here = source[x] * inverse, lowest = sink[x] * inverse, size = std::abs(here);
+        scaled[x] = here;
+        weight[x] = inside[x] * inverse;
+        gap = lowest < gap ? lowest : gap;
+        highest = size > highest ? size : highest;
+        sb += here * image;
+        bb += image * image * inverse;
+        ss += here * source[x];
+      }
+      of.gap = gap;
+      of.highest = highest;
+      of.source_image += sb;
+      of.image2 += bb;
+      of.source2 += ss;
+    }
+    sums[z] = of;
+  }
+}
+
+template <typename T>
+void miss(Box b, Equation<T> e, T multiple, const T *zeros, Sums<T> *sums, int64_t first, int64_t last) {
+  const int64_t n = b.nx;
+  for (int64_t z = first; z < last; ++z) {
+    T peak = T(0);
+    double total = 0;
+    for (int64_t y = 0; y < b.ny; ++y) {
+      const int64_t at = (z * b.ny + y) * n;
+      const T *rows = e.rows + at, *inside = e.inside + at, *sink = e.sink + at, *source = e.source + at,
+              *guess = e.guess + at;
+      T *spare = e.spare + at;
+      gather(n, around(b, e.guess, zeros, z, y), e.g, [=](int64_t x, T sum) { spare[x] = sum; });
+      T rr = T(0);
+#pragma omp simd reduction(max : peak) reduction(+ : rr)
+      for (int64_t x = 0; x < n; ++x) {
+        const T all = sink[x] + rows[x], r = source[x] - multiple * (all * guess[x] - spare[x] * inside[x]);
+        const T size = std::abs(r) / all;
+        rr += r * r / all;
+        peak = size > peak ? size : peak;
+      }
+      total += rr;
+    }
+    sums[z].peak = peak;
+    sums[z].residual2 = total;
+  }
 }
 
 // --- directed migration ---------------------------------------------------------------------------------------------
@@ -183,7 +264,7 @@ void advect_planes(Box b, const T *s, const T *occupied, const Wind<T> &w, T *ne
   T *upper = rows + 3 * row, *lower = rows + 4 * row, *free_upper = rows + 5 * row, *free_lower = rows + 6 * row,
     *flow = rows + 7 * row, *nowhere = rows + 8 * row;
 
-  auto around = [&](const T *f, int64_t at, int64_t i, int64_t count, int64_t by) {
+  auto along_axis = [&](const T *f, int64_t at, int64_t i, int64_t count, int64_t by) {
     if (!f) return Rows<T>{zeros, zeros, zeros};
     return Rows<T>{i > 0 ? f + at - by : zeros, f + at, i + 1 < count ? f + at + by : zeros};
   };
@@ -197,7 +278,7 @@ void advect_planes(Box b, const T *s, const T *occupied, const Wind<T> &w, T *ne
   if (w.speed.z && first > 0)
     for (int64_t y = 0; y < b.ny; ++y) {
       const int64_t at = (first - 1) * plane + y * n;
-      look<crowded>(n, around(s, at, first - 1, b.nz, plane), around(occupied, at, first - 1, b.nz, plane),
+      look<crowded>(n, along_axis(s, at, first - 1, b.nz, plane), along_axis(occupied, at, first - 1, b.nz, plane),
                     from(in_z, y * n));
     }
   for (int64_t z = first; z < last; ++z) {
@@ -207,10 +288,10 @@ void advect_planes(Box b, const T *s, const T *occupied, const Wind<T> &w, T *ne
       along<crowded>(n, s + at, occupied ? occupied + at : zeros, w.speed.x + at, w.factor.x + at, upper, lower,
                      free_upper, free_lower, flow, net + at);
       if (w.speed.y)
-        pass<crowded>(n, around(s, at, y, b.ny, n), around(occupied, at, y, b.ny, n), w.speed.y + at, w.factor.y + at,
+        pass<crowded>(n, along_axis(s, at, y, b.ny, n), along_axis(occupied, at, y, b.ny, n), w.speed.y + at, w.factor.y + at,
                       in_y, y > 0 ? net + at - n : nowhere);
       if (w.speed.z)
-        pass<crowded>(n, around(s, at, z, b.nz, plane), around(occupied, at, z, b.nz, plane), w.speed.z + at,
+        pass<crowded>(n, along_axis(s, at, z, b.nz, plane), along_axis(occupied, at, z, b.nz, plane), w.speed.z + at,
                       w.factor.z + at, from(in_z, y * n), z > first ? net + at - plane : nowhere);
     }
     if (w.speed.y)  // the upper faces of the last cells are closed
@@ -223,7 +304,7 @@ void advect_planes(Box b, const T *s, const T *occupied, const Wind<T> &w, T *ne
   }
   for (int64_t y = 0; y < b.ny; ++y) {
     const int64_t at = last * plane + y * n;
-    pass<crowded>(n, around(s, at, last, b.nz, plane), around(occupied, at, last, b.nz, plane), w.speed.z + at,
+    pass<crowded>(n, along_axis(s, at, last, b.nz, plane), along_axis(occupied, at, last, b.nz, plane), w.speed.z + at,
                   w.factor.z + at, from(in_z, y * n), net + at - plane);
   }
 }
@@ -238,7 +319,7 @@ void advect(Box b, const T *s, Wind<T> w, T *net, const T *zeros, T *scratch, in
 
 template <typename T>
 constexpr Loops<T> loops() {
-  return {diffuse<T>, sweep<T>, advect<T>};
+  return {diffuse<T>, sweep<T>, weigh<T>, miss<T>, advect<T>};
 }
 
 }  // namespace

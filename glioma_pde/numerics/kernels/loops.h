@@ -23,12 +23,35 @@ struct Wind {
   const T *occupied;
 };
 
-// One Chebyshev sweep: to = own + omega (source + weight Σ g (neighbours of other) - own).
+// Conductances of a field that diffuses alike everywhere.
+template <typename T>
+struct Uniform {
+  T z, y, x;
+};
+
+// One Chebyshev sweep: to = own + omega (source + weight Σ g (neighbours of other) - own), for own and other times `scale`.
 template <typename T>
 struct Sweep {
   const T *source, *weight, *other, *own;  // own may be null when omega is 1
   T *to;
-  T gz, gy, gx, omega;
+  Uniform<T> g;
+  T omega, scale;
+};
+
+// (sink + rows) c - inside Σ g (neighbours of c) = source, and the Jacobi iteration for it.
+template <typename T>
+struct Equation {
+  const T *rows, *inside, *sink, *source, *guess;
+  Uniform<T> g;
+  T *scaled, *weight;  // source/(sink + rows) and inside/(sink + rows)
+  T *spare;            // as large as a field
+};
+
+// Of one plane: least sink/(sink + rows), largest |source|/(sink + rows); products with weights 1/(sink + rows).
+template <typename T>
+struct Sums {
+  T gap, highest, peak;
+  double source_image, image2, source2, residual2;
 };
 
 // Work on the planes first ≤ z < last. `zeros` has nx entries of zero.
@@ -36,6 +59,9 @@ template <typename T>
 struct Loops {
   void (*diffuse)(Box, const T *u, Conductances<T> g, T *net, const T *zeros, int64_t first, int64_t last);
   void (*sweep)(Box, Sweep<T>, const T *zeros, int64_t first, int64_t last);
+  // Sums of each plane: those of equation and guess, then those of the residual of `multiple` guesses.
+  void (*weigh)(Box, Equation<T>, const T *zeros, Sums<T> *sums, int64_t first, int64_t last);
+  void (*miss)(Box, Equation<T>, T multiple, const T *zeros, Sums<T> *sums, int64_t first, int64_t last);
   // `scratch` has advect_scratch(box) entries.
   void (*advect)(Box, const T *s, Wind<T>, T *net, const T *zeros, T *scratch, int64_t first, int64_t last);
 };

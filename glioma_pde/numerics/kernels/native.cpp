@@ -2,7 +2,9 @@
 #include <Python.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -15,6 +17,9 @@ namespace ffi = xla::ffi;
 
 namespace glioma {
 namespace {
+
+// Of the operands and results below; `__init__.py` has the same number.
+constexpr int revision = 1;
 
 const char *isa = "baseline";
 
@@ -49,16 +54,20 @@ Box box_of(ffi::Span<const int64_t> shape) {
   return {shape[0], shape[1], shape[2]};
 }
 
-// Slabs that a core's own cache holds, at least a few for every thread.
+// Slabs that a core's own cache holds, a few for every thread; one alone where sharing would cost more than it saves.
 struct Slabs {
   int64_t planes, thick;
   int count;
-  Slabs(Box b, int64_t bytes_per_cell, int64_t threads) : planes(b.nz) {
+  Slabs(Box b, int64_t bytes_per_cell, int64_t least_cells, int64_t threads) : planes(b.nz) {
     constexpr int64_t cache = 128 * 1024;
-    const int64_t plane = b.ny * b.nx * bytes_per_cell;
-    thick = std::max<int64_t>(1, cache / std::max<int64_t>(1, plane));
-    thick = std::min(thick, std::max<int64_t>(1, planes / (4 * std::max<int64_t>(1, threads))));
+    const int64_t plane = b.ny * b.nx, share = planes / (4 * std::max<int64_t>(1, threads));
+    thick = std::min(cache / (plane * bytes_per_cell), share);
+    thick = std::max(thick, (least_cells + plane - 1) / plane);
     count = static_cast<int>((planes + thick - 1) / thick);
+    if (threads < 2 || count < 4) {
+      thick = planes;
+      count = 1;
+    }
   }
   int64_t first(int slab) const { return slab * thick; }
   int64_t last(int slab) const { return std::min(planes, (slab + 1) * thick); }
@@ -98,53 +107,137 @@ ffi::Error diffuse(ffi::ThreadPool pool, ffi::Buffer<D> u, ffi::RemainingArgs g,
   const std::vector<T> zeros(box.nx, T(0));
   const T *none = zeros.data(), *field = u.typed_data();
   T *out = net->typed_data();
-  const Slabs slabs(box, 5 * sizeof(T), pool.num_threads());
+  const Slabs slabs(box, 5 * sizeof(T), 16 * 1024, pool.num_threads());
   Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
     loops<T>().diffuse(box, field, at, out, none, slabs.first(t.slab), slabs.last(t.slab));
   });
   return ffi::Error::Success();
 }
 
-template <ffi::DataType D, typename T = ffi::NativeType<D>>
-ffi::Error chebyshev(ffi::ThreadPool pool, ffi::Buffer<D> source, ffi::Buffer<D> weight, ffi::Buffer<D> guess,
-                     ffi::BufferR0<D> r2, ffi::BufferR0<ffi::S32> count, ffi::RemainingArgs g,
-                     ffi::ResultBuffer<D> even, ffi::ResultBuffer<D> odd) {
-  const auto shape = source.dimensions();
-  if (shape.size() < 1 || shape.size() > 3 || g.size() != shape.size() ||
-      weight.element_count() != source.element_count() || guess.element_count() != source.element_count())
-    return refuse("an elliptic solve takes one conductance per axis, and fields of one shape.");
-  const Box box = box_of(shape);
+// One number per axis.
+template <ffi::DataType D, typename T>
+bool uniform(ffi::RemainingArgs g, size_t ndim, Uniform<T> *out) {
+  if (g.size() != ndim) return false;
   T value[3];
-  for (size_t k = 0; k < g.size(); ++k) {
+  for (size_t k = 0; k < ndim; ++k) {
     auto one = g.get<ffi::BufferR0<D>>(k);
-    if (one.has_error()) return refuse("conductances of an elliptic solve are numbers.");
+    if (one.has_error()) return false;
     value[k] = *one->typed_data();
   }
-  const auto by_axis = axes<T>(shape.size(), [&](size_t k) { return value + k; });
-  const T gz = by_axis.z ? *by_axis.z : T(0), gy = by_axis.y ? *by_axis.y : T(0), gx = *by_axis.x;
-  const int rounds = 2 * ((std::max(*count.typed_data(), 0) + 1) / 2);  // in pairs: both iterates stay in place
-  const T *start = guess.typed_data();
-  T *to[2] = {odd->typed_data(), even->typed_data()};
+  const auto by_axis = axes<T>(ndim, [&](size_t k) { return value + k; });
+  *out = {by_axis.z ? *by_axis.z : T(0), by_axis.y ? *by_axis.y : T(0), *by_axis.x};
+  return true;
+}
+
+// `count` Chebyshev sweeps from `multiple` times `guess`, rounded up to pairs, so that both iterates stay in place.
+template <typename T>
+void sweeps(ffi::ThreadPool &pool, Box box, const T *source, const T *weight, const T *guess, T multiple, Uniform<T> g,
+            T r2, int count, T *even, T *odd) {
+  const int rounds = 2 * ((std::max(count, 0) + 1) / 2);
   if (rounds == 0) {
-    std::copy(start, start + guess.element_count(), to[1]);
-    return ffi::Error::Success();
+    const int64_t cells = box.nz * box.ny * box.nx;
+    for (int64_t i = 0; i < cells; ++i) even[i] = multiple * guess[i];
+    return;
   }
   std::vector<T> omega(rounds, T(1));
-  const T spectral2 = *r2.typed_data();
   for (int k = 1; k < rounds; ++k)
-    omega[k] = k == 1 ? T(2) / (T(2) - spectral2) : T(1) / (T(1) - T(0.25) * spectral2 * omega[k - 1]);
+    omega[k] = k == 1 ? T(2) / (T(2) - r2) : T(1) / (T(1) - T(0.25) * r2 * omega[k - 1]);
   const std::vector<T> zeros(box.nx, T(0));
-  const T *none = zeros.data(), *factors = omega.data(), *b = source.typed_data(), *w = weight.typed_data();
-  T *first = to[0], *second = to[1];
-  const Slabs slabs(box, 4 * sizeof(T), pool.num_threads());
+  const T *none = zeros.data(), *factors = omega.data();
+  const Slabs slabs(box, 4 * sizeof(T), 8 * 1024, pool.num_threads());
   constexpr int deep = 16;
   Crew::run(pool, fronts(slabs.count, rounds, deep), slabs.count, [=](Task t) {
     const int k = t.round;
-    const T *other = k == 0 ? start : (k % 2 ? first : second);
-    const T *own = k == 0 ? nullptr : k == 1 ? start : (k % 2 ? second : first);
-    const Sweep<T> sweep{b, w, other, own, k % 2 ? second : first, gz, gy, gx, factors[k]};
-    loops<T>().sweep(box, sweep, none, slabs.first(t.slab), slabs.last(t.slab));
+    const T *other = k == 0 ? guess : (k % 2 ? odd : even);
+    const T *own = k == 0 ? nullptr : k == 1 ? guess : (k % 2 ? even : odd);
+    const Sweep<T> one{source, weight, other, own, k % 2 ? even : odd, g, factors[k], k < 2 ? multiple : T(1)};
+    loops<T>().sweep(box, one, none, slabs.first(t.slab), slabs.last(t.slab));
   });
+}
+
+template <ffi::DataType D, typename T = ffi::NativeType<D>>
+ffi::Error chebyshev(ffi::ThreadPool pool, ffi::Buffer<D> source, ffi::Buffer<D> weight, ffi::Buffer<D> guess,
+                     ffi::BufferR0<D> r2, ffi::BufferR0<ffi::S32> count, ffi::RemainingArgs rest,
+                     ffi::ResultBuffer<D> even, ffi::ResultBuffer<D> odd) {
+  const auto shape = source.dimensions();
+  Uniform<T> g;
+  if (shape.size() < 1 || shape.size() > 3 || !uniform<D, T>(rest, shape.size(), &g) ||
+      weight.element_count() != source.element_count() || guess.element_count() != source.element_count())
+    return refuse("sweeps take one conductance per axis, and fields of one shape.");
+  sweeps<T>(pool, box_of(shape), source.typed_data(), weight.typed_data(), guess.typed_data(), T(1), g, *r2.typed_data(),
+            *count.typed_data(), even->typed_data(), odd->typed_data());
+  return ffi::Error::Success();
+}
+
+// Smallest n with T_n(1/r) ≥ factor, r = 1 - gap; see `_count` of elliptic.py.
+template <typename T>
+int sweeps_needed(T gap, T factor) {
+  factor = std::max(factor, T(1));
+  const T excess = gap / std::max(T(1) - gap, std::numeric_limits<T>::epsilon());
+  const T per_sweep = std::log1p(excess + std::sqrt(excess * (T(2) + excess)));
+  const T needed = std::log(factor + std::sqrt((factor - T(1)) * (factor + T(1)))) / per_sweep;
+  return std::isnan(needed) ? 0 : static_cast<int>(std::ceil(std::min(needed, T(1e6))));
+}
+
+template <ffi::DataType D, typename T = ffi::NativeType<D>>
+ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> sink, ffi::Buffer<D> source, ffi::Buffer<D> guess,
+                 ffi::Buffer<D> rows, ffi::Buffer<D> inside, ffi::BufferR0<D> tolerance, ffi::BufferR0<D> negligible,
+                 ffi::RemainingArgs rest, ffi::ResultBuffer<D> c, ffi::ResultBuffer<D> odd, ffi::ResultBuffer<D> scaled,
+                 ffi::ResultBuffer<D> weight, ffi::ResultBufferR0<ffi::S32> count) {
+  const auto shape = source.dimensions();
+  const size_t cells = source.element_count();
+  Uniform<T> g;
+  if (shape.size() < 1 || shape.size() > 3 || !uniform<D, T>(rest, shape.size(), &g) ||
+      sink.element_count() != cells || guess.element_count() != cells || rows.element_count() != cells ||
+      inside.element_count() != cells)
+    return refuse("an elliptic solve takes one conductance per axis, and fields of one shape.");
+  const Box box = box_of(shape);
+  const std::vector<T> zeros(box.nx, T(0));
+  std::vector<Sums<T>> sums(box.nz);
+  const T *none = zeros.data();
+  Sums<T> *of = sums.data();
+  const Equation<T> equation{rows.typed_data(),  inside.typed_data(),   sink.typed_data(),
+                             source.typed_data(), guess.typed_data(),   g,
+                             scaled->typed_data(), weight->typed_data(), odd->typed_data()};
+  const Slabs slabs(box, 8 * sizeof(T), 8 * 1024, pool.num_threads());
+  Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
+    loops<T>().weigh(box, equation, none, of, slabs.first(t.slab), slabs.last(t.slab));
+  });
+  T gap = std::numeric_limits<T>::infinity(), highest = T(0), peak = T(0);
+  double source_image = 0, image2 = 0, source2 = 0, residual2 = 0;
+  for (const Sums<T> &s : sums) {  // plane by plane: the same whatever the threads
+    gap = std::min(gap, s.gap);
+    highest = std::max(highest, s.highest);
+    source_image += s.source_image;
+    image2 += s.image2;
+    source2 += s.source2;
+  }
+  // A source of exactly zero has the solution zero, and what stays under `negligible` need not be known.
+  if (!(highest > T(0) && highest > gap * *negligible.typed_data())) {
+    std::fill(c->typed_data(), c->typed_data() + cells, T(0));
+    *count->typed_data() = 0;
+    return ffi::Error::Success();
+  }
+  const double tiny = std::numeric_limits<T>::min();
+  T multiple = static_cast<T>(source_image / std::max(image2, tiny));
+  Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
+    loops<T>().miss(box, equation, multiple, none, of, slabs.first(t.slab), slabs.last(t.slab));
+  });
+  for (const Sums<T> &s : sums) {
+    residual2 += s.residual2;
+    peak = std::max(peak, s.peak);
+  }
+  T lacking = static_cast<T>(std::sqrt(residual2 / std::max(source2, tiny)));
+  lacking = std::max(lacking, peak / std::max(highest, std::numeric_limits<T>::min()));
+  if (!(lacking < T(1))) {  // a guess worse than none
+    lacking = T(1);
+    multiple = T(0);
+  }
+  const int n = sweeps_needed(gap, lacking / *tolerance.typed_data());
+  const T r = T(1) - gap;
+  sweeps<T>(pool, box, equation.scaled, equation.weight, equation.guess, multiple, g, r * r, n, c->typed_data(),
+            odd->typed_data());
+  *count->typed_data() = 2 * ((n + 1) / 2);
   return ffi::Error::Success();
 }
 
@@ -162,8 +255,7 @@ ffi::Error advect(ffi::ThreadPool pool, ffi::Buffer<D> s, ffi::RemainingArgs res
   const T *none = zeros.data(), *field = s.typed_data();
   T *out = net->typed_data();
   // faces between slabs are computed twice: thicker slabs waste less
-  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  Slabs slabs(box, sizeof(T), threads);
+  const Slabs slabs(box, sizeof(T), 4 * 1024, pool.num_threads());
   Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
     thread_local std::vector<T> scratch;
     scratch.resize(advect_scratch(box));
@@ -197,6 +289,27 @@ auto elliptic() {
 XLA_FFI_DEFINE_HANDLER(chebyshev_f32, chebyshev<F32>, elliptic<F32>());
 XLA_FFI_DEFINE_HANDLER(chebyshev_f64, chebyshev<F64>, elliptic<F64>());
 
+template <ffi::DataType D>
+auto whole_elliptic() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<ffi::Buffer<D>>()
+      .template Arg<ffi::Buffer<D>>()
+      .template Arg<ffi::Buffer<D>>()
+      .template Arg<ffi::Buffer<D>>()
+      .template Arg<ffi::Buffer<D>>()
+      .template Arg<ffi::BufferR0<D>>()
+      .template Arg<ffi::BufferR0<D>>()
+      .RemainingArgs()
+      .template Ret<ffi::Buffer<D>>()
+      .template Ret<ffi::Buffer<D>>()
+      .template Ret<ffi::Buffer<D>>()
+      .template Ret<ffi::Buffer<D>>()
+      .template Ret<ffi::BufferR0<ffi::S32>>();
+}
+XLA_FFI_DEFINE_HANDLER(solve_f32, solve<F32>, whole_elliptic<F32>());
+XLA_FFI_DEFINE_HANDLER(solve_f64, solve<F64>, whole_elliptic<F64>());
+
 // --- Python ---------------------------------------------------------------------------------------------------------
 
 struct Named {
@@ -207,7 +320,7 @@ struct Named {
 const Named handlers[] = {
     {"diffuse_float32", diffuse_f32},     {"diffuse_float64", diffuse_f64}, {"advect_float32", advect_f32},
     {"advect_float64", advect_f64},       {"chebyshev_float32", chebyshev_f32},
-    {"chebyshev_float64", chebyshev_f64},
+    {"chebyshev_float64", chebyshev_f64}, {"solve_float32", solve_f32},     {"solve_float64", solve_f64},
 };
 
 int fill(PyObject *module) {
@@ -224,7 +337,8 @@ int fill(PyObject *module) {
   }
   const int failed = PyModule_AddObjectRef(module, "targets", targets);
   Py_DECREF(targets);
-  return failed ? -1 : PyModule_AddStringConstant(module, "instructions", isa);
+  if (failed || PyModule_AddIntConstant(module, "revision", revision)) return -1;
+  return PyModule_AddStringConstant(module, "instructions", isa);
 }
 
 PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void *>(fill)}, {0, nullptr}};

@@ -1,0 +1,243 @@
+"""Native kernels compute what XLA does, to rounding, whatever the shape, and in derivatives, batches and shards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from covering import CASES, SAVES, therapy
+
+from glioma_pde.errors import GliomaError
+from glioma_pde.numerics import diffusion, elliptic, kernels, taxis
+from glioma_pde.schedule import make_plan
+from glioma_pde.solve import solve
+
+needs_native = pytest.mark.skipif(bool(kernels.WHY_NOT), reason=f"no native kernels: {kernels.WHY_NOT}")
+
+SHAPES = [
+    (1,),
+    (2,),
+    (37,),
+    (1, 5),
+    (5, 1),
+    (19, 33),
+    (1, 1, 1),
+    (2, 3, 4),
+    (1, 9, 33),
+    (6, 17, 41),
+    (40, 31, 66),
+    (300, 170),
+]
+"""Of one cell, of one row, of rows no vector divides, and the last two of enough cells to be shared among threads."""
+
+
+def arrays(shape, dtype, count):
+    """Positive arrays, and one with zeros and steep edges among them."""
+    rng = np.random.default_rng(sum(shape))
+    made = [rng.random(shape) for _ in range(count)]
+    made[0] = np.where(made[0] < 0.3, 0.0, made[0])
+    return [jnp.asarray(a, dtype) for a in made]
+
+
+def same(found, expected, largest=1.0):
+    """Equal but for rounding of terms up to ``largest``."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=20 * np.finfo(found.dtype).eps * largest)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES)
+class TestEqualToXla:
+    def test_diffusion(self, shape, dtype):
+        u, *g = arrays(shape, dtype, 1 + len(shape))
+        expected = diffusion._in_xla(u, *g, offsets=diffusion.along_axes(len(shape)))
+        same(diffusion.net_diffusion(u, tuple(g)), expected)
+
+    @pytest.mark.parametrize("filling", [False, True])
+    def test_migration(self, shape, dtype, filling):
+        n = len(shape)
+        s, *rest = arrays(shape, dtype, 2 + 2 * n)
+        wind = [v - 0.5 for v in rest[:n]] + rest[n : 2 * n] + [1.3 * rest[-1]] * filling
+        found = taxis._net_advection.bind(s, *wind)[0]
+        same(found, taxis._in_xla(s, *wind)[0])
+
+    @pytest.mark.parametrize("count", [0, 2, 8, 40])
+    def test_sweeps(self, shape, dtype, count):
+        source, weight, guess = arrays(shape, dtype, 3)
+        numbers = [jnp.asarray(v, dtype) for v in (0.8, 1.0, 2.0, 3.0)][: 1 + len(shape)]
+        operands = (source, 0.05 * weight, guess, numbers[0], jnp.asarray(count, jnp.int32), *numbers[1:])
+        same(elliptic._sweeps.bind(*operands)[0], elliptic._in_xla(*operands)[0])
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [s for s in SHAPES if len(s) > 1])
+@pytest.mark.parametrize("start", ["cold", "warm", "worse than none", "solved", "no source", "negligible"])
+def test_elliptic_solves(shape, dtype, start):
+    source, guess, rows, inside, sink = arrays(shape, dtype, 5)
+    inside = jnp.where(inside > 0.2, 1.0, 0.0).astype(dtype)
+    g = [jnp.asarray(v, dtype) for v in (0.3, 0.5, 0.4)[: len(shape)]]
+    rows, sink = 2.4 * (1.0 + rows), 0.2 + sink  # dominant, as rows of open faces are
+    guess = {"cold": 0.0, "worse than none": -1e3}.get(start, 1.0) * guess * inside
+    source = source * inside * (0.0 if start == "no source" else 1.0)
+    operands = (rows, inside, jnp.asarray(1e-4, dtype), jnp.asarray(1e3 if start == "negligible" else 0.0, dtype), *g)
+    if start == "solved":
+        guess = elliptic._solution_in_xla(sink, source, guess, *operands)[0]
+    found, count = elliptic._solution.bind(sink, source, guess, *operands)
+    expected, sweeps = elliptic._solution_in_xla(sink, source, guess, *operands)
+    assert count == sweeps
+    assert (count == 0) == (start in ("solved", "no source", "negligible"))
+    same(found, expected)
+
+
+@needs_native
+def test_migration_keeps_its_derivatives_and_its_batches():
+    s, *rest = arrays((7, 9), "float64", 6)
+    wind = [v - 0.5 for v in rest[:2]] + rest[2:]
+
+    def net(s, *wind):
+        return taxis._net_advection.bind(s + 0.1, *wind)[0]
+
+    def plain(s, *wind):
+        return taxis._in_xla(s + 0.1, *wind)[0]
+
+    def linear(f):
+        return jax.jvp(f, (s, *wind), tuple(jnp.cos(k + jnp.arange(s.size)).reshape(s.shape) for k in range(6)))
+
+    def slopes(f):
+        return jax.grad(lambda *a: jnp.vdot(jnp.sin(jnp.arange(s.size)).reshape(s.shape), f(*a)), tuple(range(6)))(
+            s, *wind
+        )
+
+    for found, expected in ((linear(net), linear(plain)), (slopes(net), slopes(plain))):
+        for a, b in zip(found, expected, strict=True):
+            same(a, b, 10.0)
+    # batched in one operand only
+    many = jnp.stack([s, 0.5 * s, 2.0 * s])
+    same(jax.vmap(lambda s: net(s, *wind))(many), jnp.stack([plain(s, *wind) for s in many]))
+
+
+@needs_native
+def test_only_what_a_kernel_takes_is_given_to_it():
+    def called(function, *operands):
+        return "glioma_pde_" in jax.jit(function).lower(*operands).as_text()
+
+    s, *g = arrays((4, 5, 6), "float64", 4)
+    assert called(diffusion.net_diffusion, s, tuple(g))
+    assert not called(diffusion.net_diffusion, s, diffusion.Links(((1, 0, 0), (0, 1, 0), (1, 1, 0)), tuple(g)))
+    assert not called(jax.vmap(diffusion.net_diffusion, in_axes=(0, None)), jnp.stack([s, s]), tuple(g))
+    halves = [a.astype("float16") for a in (s, *g)]
+    assert not called(diffusion.net_diffusion, halves[0], tuple(halves[1:]))
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["plane", "box", "ball"])
+def test_a_therapy_is_the_same_with_both_kinds_of_kernels(name):
+    t = therapy(CASES[name])
+    plan = make_plan(t.model, t.schedule, SAVES, 0.25)
+    ends = {}
+    for kind in ("native", "xla"):
+        with kernels.use(kind):
+            ends[kind] = eqx.filter_jit(solve)(t.model, t.schedule, t.initial, plan, jnp.asarray(SAVES)).final
+    for name, field in ends["xla"].x.items():
+        scale = float(jnp.abs(field).max())
+        np.testing.assert_allclose(ends["native"].x[name], field, rtol=0, atol=1e-11 * scale, err_msg=name)
+    for name, total in ends["xla"].ledger.items():
+        assert float(sum(ends["native"].ledger[name])) == pytest.approx(float(sum(total)), rel=1e-10), name
+
+
+@needs_native
+def test_threads_do_not_change_a_bit():
+    s, *g = arrays((60, 40, 50), "float32", 4)
+    operands = (s, 0.05 * g[0], g[1], jnp.float32(0.9), jnp.int32(33), *(jnp.float32(v) for v in (1, 2, 3)))
+
+    @jax.jit
+    def all_of_them(s, *g):
+        return (
+            diffusion.net_diffusion(s, g),
+            taxis._net_advection.bind(s, *g, *g)[0],
+            elliptic._sweeps.bind(*operands)[0],
+        )
+
+    first = all_of_them(s, *g)
+    for _ in range(20):
+        for a, b in zip(first, all_of_them(s, *g), strict=True):
+            assert jnp.array_equal(a, b)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from glioma_pde.numerics import diffusion
+mesh = jax.make_mesh((2,), ("z",))
+u, *g = (jnp.asarray(np.random.default_rng(k).random((8, 6, 5))) for k in range(4))
+apart = [jax.device_put(a, NamedSharding(mesh, P("z"))) for a in (u, *g)]
+program = jax.jit(lambda u, *g: diffusion.net_diffusion(u, g))
+text = program.lower(*apart).compile().as_text()
+assert "all-gather" not in text and "glioma_pde_" not in text, text
+assert "collective-permute" in text
+assert np.allclose(program(*apart), program(u, *g), rtol=0, atol=1e-14)
+print("sharded")
+"""
+
+
+def ask(code, **variables):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **variables}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_sharded_field_exchanges_halos_only():
+    done = ask(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert done.stdout.strip() == "sharded", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"GLIOMA_PDE_KERNELS": "fast"}, "Kernels can be auto, native, xla, not 'fast'."),
+        ({"GLIOMA_PDE_KERNELS": "native", "NONE": "1"}, "Native kernels were asked for; no native ones were built"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_said_in_one_sentence(variables, says):
+    hide = "import sys, os\nif os.environ.get('NONE'): sys.modules['glioma_pde.numerics.kernels._native'] = None\n"
+    done = ask(hide + "from glioma_pde.cli import main; raise SystemExit(main(['info']))", **variables)
+    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_native_kernels_everything_is_computed_in_xla():
+    code = """
+import sys
+sys.modules["glioma_pde.numerics.kernels._native"] = None
+from glioma_pde.numerics import kernels
+assert kernels.in_use() == "xla" and "compiler" in kernels.describe(), kernels.describe()
+import jax, jax.numpy as jnp
+from glioma_pde.numerics import diffusion
+f = jnp.ones((3, 4))
+assert "glioma_pde_" not in jax.jit(diffusion.net_diffusion).lower(f, (f, f)).as_text()
+"""
+    done = ask(code)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_native
+def test_kernels_of_other_sources_are_refused(monkeypatch):
+    assert not kernels._register()
+    monkeypatch.setattr(kernels, "REVISION", kernels.REVISION + 1)
+    assert "install the package again" in kernels._register()
+
+
+def test_a_choice_ends_with_its_block():
+    before = kernels.in_use()
+    with kernels.use("xla"):
+        assert kernels.in_use() == "xla" and kernels.describe().startswith("XLA (")
+    assert kernels.in_use() == before
+    with pytest.raises(GliomaError, match="can be auto"), kernels.use("none"):
+        pass
+    assert kernels.in_use() == before
