@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from glioma_pde.errors import GliomaError
+from glioma_pde.numerics import kernels
 
 from .calibration import calibration
 from .calibration import table as calibration_table
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: --sizes takes numbers from 8 on, --copy-mib from 1 on", file=sys.stderr)
         return 2
     try:
+        kernels.choose(options.kernels)
         result = measure_calibration(options) if options.calibration else measure(options)
         path = options.out or _default_path(result)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,8 @@ def table(result: dict[str, Any]) -> str:
     kinds = ", ".join(f"{name} {v['median']:.1f}" for name, v in copy["gb_per_s"].items())
     lines = [
         f"{result['date_utc']}  {device['platform']} ({device['kind']}), {result['machine']['cores']} × "
-        f"{result['machine']['processor']}, jax {result['versions']['jax']}, {result['git_revision']}",
+        f"{result['machine']['processor']}, jax {result['versions']['jax']}, "
+        f"kernels {result['versions']['kernels']}, {result['git_revision']}",
         f"copy [GB/s]: {kinds}; limit at {copy['bytes_per_cell_step']} B per cell-step: "
         f"{copy['limit_million_cell_steps_per_s']:.0f} million cell-steps/s",
         "",
@@ -122,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats: shows that it works, not how fast it is")
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what JAX chooses")
+    parser.add_argument("--kernels", choices=kernels.KINDS, default="auto", help="default: native ones where there are")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file (default: in benchmarks/results/)")
     parser.add_argument("--sizes", type=int, nargs="*", default=[128, 192], metavar="N", help="tumour cases: N³ cells")
     parser.add_argument("--no-therapy", action="store_true", help="leave the therapy step out")

@@ -88,7 +88,7 @@ void sweep(Box b, Sweep<T> k, const T *zeros, int64_t first, int64_t last) {
 
 // Sums of a row in the arrays' own precision, of rows in double.
 template <typename T>
-void weigh(Box b, Equation<T> e, const T *zeros, Sums<T> *sums, int64_t first, int64_t last) {
+void weigh(Box b, Equation<T> e, const T *zeros, T *spare, Sums<T> *sums, int64_t first, int64_t last) {
   const int64_t n = b.nx;
   for (int64_t z = first; z < last; ++z) {
     Sums<T> of{std::numeric_limits<T>::infinity(), T(0), T(0), 0, 0, 0, 0};
@@ -96,7 +96,7 @@ void weigh(Box b, Equation<T> e, const T *zeros, Sums<T> *sums, int64_t first, i
       const int64_t at = (z * b.ny + y) * n;
       const T *rows = e.rows + at, *inside = e.inside + at, *sink = e.sink + at, *source = e.source + at,
               *guess = e.guess + at;
-      T *scaled = e.scaled + at, *weight = e.weight + at, *spare = e.spare + at;
+      T *scaled = e.scaled + at, *weight = e.weight + at;
       gather(n, around(b, e.guess, zeros, z, y), e.g, [=](int64_t x, T sum) { spare[x] = sum; });
       T gap = of.gap, highest = of.highest, sb = T(0), bb = T(0), ss = T(0);
 #pragma omp simd reduction(min : gap) reduction(max : highest) reduction(+ : sb, bb, ss)
@@ -122,7 +122,7 @@ void weigh(Box b, Equation<T> e, const T *zeros, Sums<T> *sums, int64_t first, i
 }
 
 template <typename T>
-void miss(Box b, Equation<T> e, T multiple, const T *zeros, Sums<T> *sums, int64_t first, int64_t last) {
+void miss(Box b, Equation<T> e, T multiple, const T *zeros, T *spare, Sums<T> *sums, int64_t first, int64_t last) {
   const int64_t n = b.nx;
   for (int64_t z = first; z < last; ++z) {
     T peak = T(0);
@@ -131,7 +131,6 @@ void miss(Box b, Equation<T> e, T multiple, const T *zeros, Sums<T> *sums, int64
       const int64_t at = (z * b.ny + y) * n;
       const T *rows = e.rows + at, *inside = e.inside + at, *sink = e.sink + at, *source = e.source + at,
               *guess = e.guess + at;
-      T *spare = e.spare + at;
       gather(n, around(b, e.guess, zeros, z, y), e.g, [=](int64_t x, T sum) { spare[x] = sum; });
       T rr = T(0);
 #pragma omp simd reduction(max : peak) reduction(+ : rr)

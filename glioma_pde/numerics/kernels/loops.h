@@ -44,7 +44,6 @@ struct Equation {
   const T *rows, *inside, *sink, *source, *guess;
   Uniform<T> g;
   T *scaled, *weight;  // source/(sink + rows) and inside/(sink + rows)
-  T *spare;            // as large as a field
 };
 
 // Of one plane: least sink/(sink + rows), largest |source|/(sink + rows); products with weights 1/(sink + rows).
@@ -59,9 +58,10 @@ template <typename T>
 struct Loops {
   void (*diffuse)(Box, const T *u, Conductances<T> g, T *net, const T *zeros, int64_t first, int64_t last);
   void (*sweep)(Box, Sweep<T>, const T *zeros, int64_t first, int64_t last);
-  // Sums of each plane: those of equation and guess, then those of the residual of `multiple` guesses.
-  void (*weigh)(Box, Equation<T>, const T *zeros, Sums<T> *sums, int64_t first, int64_t last);
-  void (*miss)(Box, Equation<T>, T multiple, const T *zeros, Sums<T> *sums, int64_t first, int64_t last);
+  // Sums of each plane: those of equation and guess, then those of the residual of `multiple` guesses. `spare` has nx
+  // entries.
+  void (*weigh)(Box, Equation<T>, const T *zeros, T *spare, Sums<T> *sums, int64_t first, int64_t last);
+  void (*miss)(Box, Equation<T>, T multiple, const T *zeros, T *spare, Sums<T> *sums, int64_t first, int64_t last);
   // `scratch` has advect_scratch(box) entries.
   void (*advect)(Box, const T *s, Wind<T>, T *net, const T *zeros, T *scratch, int64_t first, int64_t last);
 };

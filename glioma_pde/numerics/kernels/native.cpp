@@ -73,6 +73,14 @@ struct Slabs {
   int64_t last(int slab) const { return std::min(planes, (slab + 1) * thick); }
 };
 
+// Room of a thread's own, kept from call to call.
+template <typename T>
+T *spare(int64_t entries) {
+  thread_local std::vector<T> room;
+  if (static_cast<int64_t>(room.size()) < entries) room.resize(entries);
+  return room.data();
+}
+
 // Three of the arguments, the axes last to first.
 template <typename T, typename Get>
 Conductances<T> axes(size_t ndim, Get get) {
@@ -198,10 +206,10 @@ ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> sink, ffi::Buffer<D> sourc
   Sums<T> *of = sums.data();
   const Equation<T> equation{rows.typed_data(),  inside.typed_data(),   sink.typed_data(),
                              source.typed_data(), guess.typed_data(),   g,
-                             scaled->typed_data(), weight->typed_data(), odd->typed_data()};
+                             scaled->typed_data(), weight->typed_data()};
   const Slabs slabs(box, 8 * sizeof(T), 8 * 1024, pool.num_threads());
   Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
-    loops<T>().weigh(box, equation, none, of, slabs.first(t.slab), slabs.last(t.slab));
+    loops<T>().weigh(box, equation, none, spare<T>(box.nx), of, slabs.first(t.slab), slabs.last(t.slab));
   });
   T gap = std::numeric_limits<T>::infinity(), highest = T(0), peak = T(0);
   double source_image = 0, image2 = 0, source2 = 0, residual2 = 0;
@@ -221,7 +229,7 @@ ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> sink, ffi::Buffer<D> sourc
   const double tiny = std::numeric_limits<T>::min();
   T multiple = static_cast<T>(source_image / std::max(image2, tiny));
   Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
-    loops<T>().miss(box, equation, multiple, none, of, slabs.first(t.slab), slabs.last(t.slab));
+    loops<T>().miss(box, equation, multiple, none, spare<T>(box.nx), of, slabs.first(t.slab), slabs.last(t.slab));
   });
   for (const Sums<T> &s : sums) {
     residual2 += s.residual2;
@@ -257,9 +265,7 @@ ffi::Error advect(ffi::ThreadPool pool, ffi::Buffer<D> s, ffi::RemainingArgs res
   // faces between slabs are computed twice: thicker slabs waste less
   const Slabs slabs(box, sizeof(T), 4 * 1024, pool.num_threads());
   Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
-    thread_local std::vector<T> scratch;
-    scratch.resize(advect_scratch(box));
-    loops<T>().advect(box, field, wind, out, none, scratch.data(), slabs.first(t.slab), slabs.last(t.slab));
+    loops<T>().advect(box, field, wind, out, none, spare<T>(advect_scratch(box)), slabs.first(t.slab), slabs.last(t.slab));
   });
   return ffi::Error::Success();
 }
