@@ -8,35 +8,6 @@
 namespace glioma {
 namespace {
 
-// --- diffusion: net = Σ over faces of g (u beyond - u here) ------------------------------------------------------
-
-template <typename T>
-void diffuse(Box b, const T *u, Conductances<T> g, T *net, const T *zeros, int64_t first, int64_t last) {
-  const int64_t n = b.nx, plane = b.ny * n;
-  for (int64_t z = first; z < last; ++z)
-    for (int64_t y = 0; y < b.ny; ++y) {
-      const int64_t at = z * plane + y * n;
-      const bool below_z = z > 0, above_z = z + 1 < b.nz, below_y = y > 0, above_y = y + 1 < b.ny;
-      const T *__restrict c = u + at;
-      const T *__restrict um = below_z ? c - plane : zeros, *__restrict up = above_z ? c + plane : zeros;
-      const T *__restrict vm = below_y ? c - n : zeros, *__restrict vp = above_y ? c + n : zeros;
-      const T *__restrict gz = g.z ? g.z + at : zeros, *__restrict gzp = g.z && above_z ? g.z + at + plane : zeros;
-      const T *__restrict gy = g.y ? g.y + at : zeros, *__restrict gyp = g.y && above_y ? g.y + at + n : zeros;
-      const T *__restrict gx = g.x + at;
-      T *__restrict out = net + at;
-      auto across = [&](int64_t x) {
-        return gz[x] * (um[x] - c[x]) + gzp[x] * (up[x] - c[x]) + gy[x] * (vm[x] - c[x]) + gyp[x] * (vp[x] - c[x]);
-      };
-      for (int64_t x = 1; x < n - 1; ++x)
-        out[x] = across(x) + (gx[x] * (c[x - 1] - c[x]) + gx[x + 1] * (c[x + 1] - c[x]));
-      // beyond the grid there is nothing, and the upper face of the last cell is closed
-      out[0] = across(0) - gx[0] * c[0] + (n > 1 ? gx[1] * (c[1] - c[0]) : T(0));
-      if (n > 1) out[n - 1] = across(n - 1) + gx[n - 1] * (c[n - 2] - c[n - 1]);
-    }
-}
-
-// --- elliptic solves ------------------------------------------------------------------------------------------------
-
 // A row and its neighbours; rows beyond the grid are zero.
 template <typename T>
 struct Around {
@@ -50,6 +21,39 @@ inline Around<T> around(Box b, const T *f, const T *zeros, int64_t z, int64_t y)
   return {c, z > 0 ? c - plane : zeros, z + 1 < b.nz ? c + plane : zeros, y > 0 ? c - n : zeros,
           y + 1 < b.ny ? c + n : zeros};
 }
+
+// --- diffusion: Σ over faces of g (u beyond - u here) ------------------------------------------------------------
+
+// Calls cell(x, net) along a row.
+template <typename T, typename Cell>
+inline void exchange(Box b, const T *u, const Conductances<T> &g, const T *zeros, int64_t z, int64_t y, Cell cell) {
+  const int64_t n = b.nx, plane = b.ny * n, at = z * plane + y * n;
+  const Around<T> rows = around(b, u, zeros, z, y);
+  const T *c = rows.c, *um = rows.um, *up = rows.up, *vm = rows.vm, *vp = rows.vp;
+  // beyond the grid there is nothing, and the upper faces of the last cells are closed
+  const T *gz = g.z ? g.z + at : zeros, *gzp = g.z && z + 1 < b.nz ? g.z + at + plane : zeros;
+  const T *gy = g.y ? g.y + at : zeros, *gyp = g.y && y + 1 < b.ny ? g.y + at + n : zeros;
+  const T *gx = g.x + at;
+  auto across = [=](int64_t x) {
+    return gz[x] * (um[x] - c[x]) + gzp[x] * (up[x] - c[x]) + gy[x] * (vm[x] - c[x]) + gyp[x] * (vp[x] - c[x]);
+  };
+  cell(0, across(0) - gx[0] * c[0] + (n > 1 ? gx[1] * (c[1] - c[0]) : T(0)));
+#pragma GCC ivdep
+  for (int64_t x = 1; x < n - 1; ++x)
+    cell(x, across(x) + (gx[x] * (c[x - 1] - c[x]) + gx[x + 1] * (c[x + 1] - c[x])));
+  if (n > 1) cell(n - 1, across(n - 1) + gx[n - 1] * (c[n - 2] - c[n - 1]));
+}
+
+template <typename T>
+void diffuse(Box b, const T *u, Conductances<T> g, T *net, const T *zeros, int64_t first, int64_t last) {
+  for (int64_t z = first; z < last; ++z)
+    for (int64_t y = 0; y < b.ny; ++y) {
+      T *out = net + (z * b.ny + y) * b.nx;
+      exchange(b, u, g, zeros, z, y, [=](int64_t x, T gain) { out[x] = gain; });
+    }
+}
+
+// --- elliptic solves ------------------------------------------------------------------------------------------------
 
 // Calls cell(x, Σ g (neighbours of x)) along a row.
 template <typename T, typename Cell>
