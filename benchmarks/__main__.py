@@ -19,6 +19,8 @@ from .calibration import table as calibration_table
 from .gradients import gradient_cases, gradient_table
 from .kernels import tumour_cases
 from .machine import Copies, choose_device, describe
+from .precision import draw, precision
+from .precision import table as precision_table
 from .therapy import CONFIG, therapy_cases
 from .timing import FULL, QUICK, Case
 
@@ -34,14 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         kernels.choose(options.kernels)
-        result = measure_calibration(options) if options.calibration else measure(options)
+        result = _measured(options)
         path = options.out or _default_path(result)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if "precision" in result:
+            draw(result["precision"], path.with_suffix(".png"))
     except (GliomaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(calibration_table(result["calibration"]) if options.calibration else table(result))
+    print(_text(result))
     print(f"\nwritten: {path}")
     return 0
 
@@ -87,6 +91,25 @@ def measure_calibration(options: argparse.Namespace) -> dict[str, Any]:
         return head | {"quick": options.quick, "calibration": calibration(1 if options.quick else 5)}
 
 
+def measure_precision(options: argparse.Namespace) -> dict[str, Any]:
+    """Work and precision beside other solvers, as the content of a result file of its own."""
+    device = choose_device(options.device)
+    with jax.default_device(device):
+        return describe(device) | {"quick": options.quick, "precision": precision(options.quick)}
+
+
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    if options.calibration:
+        return measure_calibration(options)
+    return measure_precision(options) if options.precision else measure(options)
+
+
+def _text(result: dict[str, Any]) -> str:
+    if "calibration" in result:
+        return calibration_table(result["calibration"])
+    return precision_table(result["precision"]) if "precision" in result else table(result)
+
+
 def table(result: dict[str, Any]) -> str:
     """The result as text."""
     device, copy = result["device"], result["copy"]
@@ -117,7 +140,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _default_path(result: dict[str, Any]) -> Path:
     stamp = "".join(c for c in result["date_utc"][:19] if c.isalnum())
-    what = "_calibration" if "calibration" in result else ""
+    what = next((f"_{w}" for w in ("calibration", "precision") if w in result), "")
     return RESULTS / f"{stamp}_{result['device']['platform']}{what}{'_quick' if result['quick'] else ''}.json"
 
 
@@ -130,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=int, nargs="*", default=[128, 192], metavar="N", help="tumour cases: N³ cells")
     parser.add_argument("--no-therapy", action="store_true", help="leave the therapy step out")
     parser.add_argument("--calibration", action="store_true", help="time the calibration instead, in a file of its own")
+    parser.add_argument(
+        "--precision", action="store_true", help="error over time beside other solvers, in files of its own"
+    )
     parser.add_argument("--no-gradients", action="store_true", help="leave the gradients of the therapy out")
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="TOML", help="therapy to time and differentiate")
     parser.add_argument("--copy-mib", type=int, metavar="MIB", help="array of the copy (default: 128; 1024 on a GPU)")
