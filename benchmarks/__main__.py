@@ -19,6 +19,8 @@ from .calibration import table as calibration_table
 from .gradients import gradient_cases, gradient_table
 from .kernels import tumour_cases
 from .machine import Copies, choose_device, describe
+from .parts import parts
+from .parts import table as parts_table
 from .precision import draw, precision
 from .precision import table as precision_table
 from .therapy import CONFIG, therapy_cases
@@ -72,6 +74,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "therapy_step_with_ledger_per_tumour_step": with_ledger.ms_per_step / alone.ms_per_step,
             }
         gradients = [] if options.no_gradients else gradient_cases(options.config, effort)
+    apart = [] if options.no_parts else parts(options.sizes, effort.repeats)
     copy = copies.result()
     limit = copy["limit_million_cell_steps_per_s"]
     return head | {
@@ -80,6 +83,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "cases": [case.result(limit) for case in cases],
         "ratios": ratios,
         "gradients": [case.result() for case in gradients],
+        "parts": [part.result(copy["limit_gb_per_s"]) for part in apart],
     }
 
 
@@ -135,6 +139,8 @@ def table(result: dict[str, Any]) -> str:
     lines += [f"{name.replace('_', ' ')}: {value:.1f}" for name, value in result["ratios"].items()]
     if result["gradients"]:
         lines += ["", *gradient_table(result["gradients"])]
+    if result["parts"]:
+        lines += ["", *parts_table(result["parts"])]
     return "\n".join(lines)
 
 

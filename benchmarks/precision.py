@@ -110,7 +110,7 @@ def precision(quick: bool, with_numba: bool = True) -> dict[str, Any]:
         for name, variation in (("variable", 0.7), ("constant", 0.0)):
             question = Question(variation)
             sizes = SIZES["quick" if quick else "full"]
-            reference = extrapolated(question, 2 * sizes[-1])
+            reference = extrapolated(question, sizes[-1])
             runs = list(measured(question, sizes, reference, 2 if quick else 5, with_numba and not quick))
             out[name] = {
                 "question": asdict(question),

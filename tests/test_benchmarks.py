@@ -33,6 +33,7 @@ HEAD = {
     "cases",
     "ratios",
     "gradients",
+    "parts",
 }
 CASE = {
     "name", "shape", "cells", "cells_inside", "stages", "ledger", "steps", "seconds", "trace_s", "compile_s",
