@@ -17,6 +17,8 @@ from glioma_pde.numerics import kernels
 from .calibration import calibration
 from .calibration import table as calibration_table
 from .gradients import gradient_cases, gradient_table
+from .jobs import jobs
+from .jobs import table as jobs_table
 from .kernels import tumour_cases
 from .machine import Copies, choose_device, describe
 from .parts import parts
@@ -37,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: --sizes takes numbers from 8 on, --copy-mib from 1 on", file=sys.stderr)
         return 2
     try:
-        kernels.choose(options.kernels)
-        result = _measured(options)
+        with kernels.use(options.kernels):
+            result = _measured(options)
         path = options.out or _default_path(result)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -102,15 +104,27 @@ def measure_precision(options: argparse.Namespace) -> dict[str, Any]:
         return describe(device) | {"quick": options.quick, "precision": precision(options.quick)}
 
 
+def measure_jobs(options: argparse.Namespace) -> dict[str, Any]:
+    """Whole jobs, as the content of a result file of their own."""
+    device = choose_device(options.device)
+    with jax.enable_x64(False), jax.default_device(device):
+        done = jobs(options.config, options.kernels, options.quick)
+        return describe(device) | {"quick": options.quick, "jobs": [job.result() for job in done]}
+
+
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     if options.calibration:
         return measure_calibration(options)
+    if options.jobs:
+        return measure_jobs(options)
     return measure_precision(options) if options.precision else measure(options)
 
 
 def _text(result: dict[str, Any]) -> str:
     if "calibration" in result:
         return calibration_table(result["calibration"])
+    if "jobs" in result:
+        return "\n".join(jobs_table(result["jobs"]))
     return precision_table(result["precision"]) if "precision" in result else table(result)
 
 
@@ -146,7 +160,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _default_path(result: dict[str, Any]) -> Path:
     stamp = "".join(c for c in result["date_utc"][:19] if c.isalnum())
-    what = next((f"_{w}" for w in ("calibration", "precision") if w in result), "")
+    what = next((f"_{w}" for w in ("calibration", "precision", "jobs") if w in result), "")
     return RESULTS / f"{stamp}_{result['device']['platform']}{what}{'_quick' if result['quick'] else ''}.json"
 
 
@@ -159,6 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=int, nargs="*", default=[128, 192], metavar="N", help="tumour cases: N³ cells")
     parser.add_argument("--no-therapy", action="store_true", help="leave the therapy step out")
     parser.add_argument("--calibration", action="store_true", help="time the calibration instead, in a file of its own")
+    parser.add_argument("--jobs", action="store_true", help="time whole jobs instead, in a file of its own")
+    parser.add_argument("--no-parts", action="store_true", help="leave the parts of a step, by kind of kernel, out")
     parser.add_argument(
         "--precision", action="store_true", help="error over time beside other solvers, in files of its own"
     )

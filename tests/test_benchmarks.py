@@ -16,6 +16,7 @@ from glioma_pde.biology.attractant import Attractant
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.delivery import Schedule, gaussian
 from glioma_pde.model import Model
+from glioma_pde.numerics import kernels
 from glioma_pde.numerics.elliptic import sweeps_cold
 from glioma_pde.numerics.stepping import Euler
 from glioma_pde.schedule import make_plan, times
@@ -73,6 +74,7 @@ def test_the_smallest_tumour_case_runs_end_to_end(tmp_path, capsys):
         "16",
         "--no-therapy",
         "--no-gradients",
+        "--no-parts",
         "--copy-mib",
         "1",
         "--device",
@@ -83,6 +85,7 @@ def test_the_smallest_tumour_case_runs_end_to_end(tmp_path, capsys):
     assert program.main(argv) == 0
     result = json.loads(out.read_text())
     assert set(result) == HEAD
+    assert result["parts"] == []
     assert result["device"]["platform"] == "cpu"
     assert set(result["copy"]["gb_per_s"]) == {"numpy_1", "numpy_n", "xla"}
     assert [c["name"] for c in result["cases"]] == ["tumour_euler_16", "tumour_ssprk2_16"]
@@ -98,6 +101,36 @@ def test_the_smallest_tumour_case_runs_end_to_end(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "tumour_ssprk2_16" in printed
     assert str(out) in printed
+
+
+def test_parts_of_a_step_are_timed_with_all_kernels_there_are(tmp_path, capsys):
+    out = tmp_path / "result.json"
+    argv = ["--quick", "--sizes", "8", "--no-therapy", "--no-gradients", "--copy-mib", "1", "--out", str(out)]
+    assert program.main(argv) == 0
+    result = json.loads(out.read_text())
+    kinds = {"xla"} if kernels.WHY_NOT else {"xla", "native"}
+    assert {(p["name"].split(",")[0], p["dtype"]) for p in result["parts"]} == {
+        (name, dtype)
+        for name in ("diffusion", "tensor diffusion", "migration", "elliptic solve")
+        for dtype in ("float32", "float64")
+    }
+    for part in result["parts"]:
+        assert set(part["seconds"]) == set(part["rates"]) == kinds
+        rate = 8**3 / np.median(part["seconds"]["xla"])
+        assert part["rates"]["xla"]["million_cells_per_s"] == pytest.approx(rate / 1e6)
+        share = rate * part["bytes_per_cell"] / (result["copy"]["limit_gb_per_s"] * 1e9)
+        assert part["rates"]["xla"]["fraction_of_copy_limit"] == pytest.approx(share)
+    assert "migration, volume filling" in capsys.readouterr().out
+
+
+def test_whole_jobs_are_timed(tmp_path, capsys):
+    config, out = tmp_path / "therapy.toml", tmp_path / "result.json"
+    config.write_text(THERAPY)
+    assert program.main(["--jobs", "--quick", "--config", str(config), "--out", str(out)]) == 0
+    found = {j["name"]: j for j in json.loads(out.read_text())["jobs"]}
+    assert len(found) == 5 and all(j["median_s"] > 0 for j in found.values())
+    assert found["the same, compiled before"]["aim_s"] == 3.0
+    assert "16 radial patients" in capsys.readouterr().out
 
 
 def test_the_copies_copy():
