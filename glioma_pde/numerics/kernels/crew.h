@@ -35,7 +35,7 @@ class Crew {
     const int64_t helpers = std::min<int64_t>(pool.num_threads(), slabs) - 1;
     for (int64_t k = 0; k < helpers; ++k) pool.Schedule([crew, work] { crew->take(work); });
     crew->take(work);
-    while (crew->finished_.load(std::memory_order_acquire) < size) crew->pause();
+    wait_until([&] { return crew->finished_.load(std::memory_order_acquire) >= size; });
   }
 
  private:
@@ -48,18 +48,22 @@ class Crew {
       const Task task = tasks_[k];
       const int last = static_cast<int>(done_.size()) - 1;
       for (int s = std::max(task.slab - 1, 0); s <= std::min(task.slab + 1, last); ++s)
-        while (done_[s].load(std::memory_order_acquire) < task.round) pause();
+        wait_until([&] { return done_[s].load(std::memory_order_acquire) >= task.round; });
       work(task);
       done_[task.slab].store(task.round + 1, std::memory_order_release);
       finished_.fetch_add(1, std::memory_order_acq_rel);
     }
   }
 
-  static void pause() {
+  // Waits are short, and a core that is given away may be gone for milliseconds: only a long wait yields it.
+  template <typename Ready>
+  static void wait_until(Ready ready) {
+    for (int turns = 0; !ready(); ++turns) {
+      if (turns > 4000) std::this_thread::yield();
 #if defined(__x86_64__) || defined(_M_X64)
-    for (int k = 0; k < 64; ++k) __builtin_ia32_pause();
+      __builtin_ia32_pause();
 #endif
-    std::this_thread::yield();
+    }
   }
 
   std::vector<Task> tasks_;
