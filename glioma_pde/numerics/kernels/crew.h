@@ -16,8 +16,8 @@ struct Task {
   int round, slab;
 };
 
-// Tasks in an order in which each stands after those it waits for: round r of a slab waits for round r - 1 of itself and
-// of its neighbours.
+// Tasks in an order in which each stands after those it waits for: round r of a slab waits for round r - 1 of itself
+// and of its neighbours.
 //
 // The calling thread takes tasks like every other and waits only for tasks that a running thread has taken, so nothing
 // hangs when the pool is busy elsewhere. Tasks are taken in order, which keeps what a slab reads in the cache from one
@@ -25,11 +25,11 @@ struct Task {
 class Crew {
  public:
   Crew(std::vector<Task> tasks, int slabs) : tasks_(std::move(tasks)), done_(slabs) {
-    for (auto &d : done_) d.store(0, std::memory_order_relaxed);
+    for (auto& d : done_) d.store(0, std::memory_order_relaxed);
   }
 
   template <typename Work>
-  static void run(xla::ffi::ThreadPool &pool, std::vector<Task> tasks, int slabs, Work work) {
+  static void run(xla::ffi::ThreadPool& pool, std::vector<Task> tasks, int slabs, Work work) {
     auto crew = std::make_shared<Crew>(std::move(tasks), slabs);
     const int64_t size = static_cast<int64_t>(crew->tasks_.size());
     const int64_t helpers = std::min<int64_t>(pool.num_threads(), slabs) - 1;
@@ -40,7 +40,7 @@ class Crew {
 
  private:
   template <typename Work>
-  void take(const Work &work) {
+  void take(const Work& work) {
     const int64_t size = static_cast<int64_t>(tasks_.size());
     for (;;) {
       const int64_t k = next_.fetch_add(1, std::memory_order_relaxed);

@@ -15,9 +15,9 @@ struct Around {
 };
 
 template <typename T>
-inline Around<T> around(Box b, const T *f, const T *zeros, int64_t z, int64_t y) {
+inline Around<T> around(Box b, const T* f, const T* zeros, int64_t z, int64_t y) {
   const int64_t n = b.nx, plane = b.ny * n;
-  const T *c = f + z * plane + y * n;
+  const T* c = f + z * plane + y * n;
   return {c, z > 0 ? c - plane : zeros, z + 1 < b.nz ? c + plane : zeros, y > 0 ? c - n : zeros,
           y + 1 < b.ny ? c + n : zeros};
 }
@@ -26,29 +26,28 @@ inline Around<T> around(Box b, const T *f, const T *zeros, int64_t z, int64_t y)
 
 // Calls cell(x, net) along a row.
 template <typename T, typename Cell>
-inline void exchange(Box b, const T *u, const Conductances<T> &g, const T *zeros, int64_t z, int64_t y, Cell cell) {
+inline void exchange(Box b, const T* u, const Conductances<T>& g, const T* zeros, int64_t z, int64_t y, Cell cell) {
   const int64_t n = b.nx, plane = b.ny * n, at = z * plane + y * n;
   const Around<T> rows = around(b, u, zeros, z, y);
   const T *c = rows.c, *um = rows.um, *up = rows.up, *vm = rows.vm, *vp = rows.vp;
   // beyond the grid there is nothing, and the upper faces of the last cells are closed
   const T *gz = g.z ? g.z + at : zeros, *gzp = g.z && z + 1 < b.nz ? g.z + at + plane : zeros;
   const T *gy = g.y ? g.y + at : zeros, *gyp = g.y && y + 1 < b.ny ? g.y + at + n : zeros;
-  const T *gx = g.x + at;
+  const T* gx = g.x + at;
   auto across = [=](int64_t x) {
     return gz[x] * (um[x] - c[x]) + gzp[x] * (up[x] - c[x]) + gy[x] * (vm[x] - c[x]) + gyp[x] * (vp[x] - c[x]);
   };
   cell(0, across(0) - gx[0] * c[0] + (n > 1 ? gx[1] * (c[1] - c[0]) : T(0)));
 #pragma GCC ivdep
-  for (int64_t x = 1; x < n - 1; ++x)
-    cell(x, across(x) + (gx[x] * (c[x - 1] - c[x]) + gx[x + 1] * (c[x + 1] - c[x])));
+  for (int64_t x = 1; x < n - 1; ++x) cell(x, across(x) + (gx[x] * (c[x - 1] - c[x]) + gx[x + 1] * (c[x + 1] - c[x])));
   if (n > 1) cell(n - 1, across(n - 1) + gx[n - 1] * (c[n - 2] - c[n - 1]));
 }
 
 template <typename T>
-void diffuse(Box b, const T *u, Conductances<T> g, T *net, const T *zeros, int64_t first, int64_t last) {
+void diffuse(Box b, const T* u, Conductances<T> g, T* net, const T* zeros, int64_t first, int64_t last) {
   for (int64_t z = first; z < last; ++z)
     for (int64_t y = 0; y < b.ny; ++y) {
-      T *out = net + (z * b.ny + y) * b.nx;
+      T* out = net + (z * b.ny + y) * b.nx;
       exchange(b, u, g, zeros, z, y, [=](int64_t x, T gain) { out[x] = gain; });
     }
 }
@@ -57,7 +56,7 @@ void diffuse(Box b, const T *u, Conductances<T> g, T *net, const T *zeros, int64
 
 // Calls cell(x, Σ g (neighbours of x)) along a row.
 template <typename T, typename Cell>
-inline void gather(int64_t n, const Around<T> &at, const Uniform<T> &g, Cell cell) {
+inline void gather(int64_t n, const Around<T>& at, const Uniform<T>& g, Cell cell) {
   const T *c = at.c, *um = at.um, *up = at.up, *vm = at.vm, *vp = at.vp;
   const T gz = g.z, gy = g.y, gx = g.x;
   auto sum = [=](int64_t x, T along) { return gz * (um[x] + up[x]) + gy * (vm[x] + vp[x]) + gx * along; };
@@ -68,12 +67,12 @@ inline void gather(int64_t n, const Around<T> &at, const Uniform<T> &g, Cell cel
 }
 
 template <typename T>
-void sweep(Box b, Sweep<T> k, const T *zeros, int64_t first, int64_t last) {
+void sweep(Box b, Sweep<T> k, const T* zeros, int64_t first, int64_t last) {
   for (int64_t z = first; z < last; ++z)
     for (int64_t y = 0; y < b.ny; ++y) {
       const int64_t at = (z * b.ny + y) * b.nx;
       const T *source = k.source + at, *weight = k.weight + at, *own = k.own ? k.own + at : nullptr;
-      T *to = k.to + at;
+      T* to = k.to + at;
       const T omega = k.omega, scale = k.scale;
       const Around<T> rows = around(b, k.other, zeros, z, y);
       if (!own)
@@ -84,15 +83,14 @@ void sweep(Box b, Sweep<T> k, const T *zeros, int64_t first, int64_t last) {
           to[x] = before + omega * (source[x] + weight[x] * sum - before);
         });
       else
-        gather(b.nx, rows, k.g, [=](int64_t x, T sum) {
-          to[x] = own[x] + omega * (source[x] + weight[x] * sum - own[x]);
-        });
+        gather(b.nx, rows, k.g,
+               [=](int64_t x, T sum) { to[x] = own[x] + omega * (source[x] + weight[x] * sum - own[x]); });
     }
 }
 
 // Sums of a row in the arrays' own precision, of rows in double.
 template <typename T>
-void weigh(Box b, Equation<T> e, const T *zeros, T *spare, Sums<T> *sums, int64_t first, int64_t last) {
+void weigh(Box b, Equation<T> e, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last) {
   const int64_t n = b.nx;
   for (int64_t z = first; z < last; ++z) {
     Sums<T> of{std::numeric_limits<T>::infinity(), T(0), T(0), 0, 0, 0, 0};
@@ -126,7 +124,7 @@ void weigh(Box b, Equation<T> e, const T *zeros, T *spare, Sums<T> *sums, int64_
 }
 
 template <typename T>
-void miss(Box b, Equation<T> e, T multiple, const T *zeros, T *spare, Sums<T> *sums, int64_t first, int64_t last) {
+void miss(Box b, Equation<T> e, T multiple, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last) {
   const int64_t n = b.nx;
   for (int64_t z = first; z < last; ++z) {
     T peak = T(0);
@@ -204,7 +202,7 @@ void look(int64_t n, Rows<T> s, Rows<T> occupied, Passed<T> passed) {
 
 // Through the lower faces of a row: `behind`, the cells passed last, gain what entered them less what leaves them.
 template <bool crowded, typename T>
-void pass(int64_t n, Rows<T> s, Rows<T> occupied, const T *speed, const T *factor, Passed<T> passed, T *behind) {
+void pass(int64_t n, Rows<T> s, Rows<T> occupied, const T* speed, const T* factor, Passed<T> passed, T* behind) {
 #pragma GCC ivdep
   for (int64_t x = 0; x < n; ++x) {
     const T half = half_slope(s.here[x] - s.before[x], s.after[x] - s.here[x]);
@@ -225,9 +223,9 @@ void pass(int64_t n, Rows<T> s, Rows<T> occupied, const T *speed, const T *facto
 
 // The axis along a row, which sets `net`.
 template <bool crowded, typename T>
-void along(int64_t n, const T *s, const T *occupied, const T *speed, const T *factor, T *__restrict upper,
-           T *__restrict lower, T *__restrict free_upper, T *__restrict free_lower, T *__restrict flow,
-           T *__restrict net) {
+void along(int64_t n, const T* s, const T* occupied, const T* speed, const T* factor, T* __restrict upper,
+           T* __restrict lower, T* __restrict free_upper, T* __restrict free_lower, T* __restrict flow,
+           T* __restrict net) {
   // faces x + 1 of the cells x stand at x + 1
   auto faces = [&](int64_t x, T before, T after) {
     const T half = half_slope(s[x] - before, after - s[x]);
@@ -258,21 +256,21 @@ void along(int64_t n, const T *s, const T *occupied, const T *speed, const T *fa
 }
 
 template <bool crowded, typename T>
-void advect_planes(Box b, const T *s, const T *occupied, const Wind<T> &w, T *net, const T *zeros, T *scratch,
+void advect_planes(Box b, const T* s, const T* occupied, const Wind<T>& w, T* net, const T* zeros, T* scratch,
                    int64_t first, int64_t last) {
   const int64_t n = b.nx, plane = b.ny * n, row = n + 1;
   const Passed<T> in_z{scratch, scratch + plane, scratch + 2 * plane};
-  T *rows = scratch + 3 * plane;
+  T* rows = scratch + 3 * plane;
   const Passed<T> in_y{rows, rows + row, rows + 2 * row};
   T *upper = rows + 3 * row, *lower = rows + 4 * row, *free_upper = rows + 5 * row, *free_lower = rows + 6 * row,
     *flow = rows + 7 * row, *nowhere = rows + 8 * row;
 
-  auto along_axis = [&](const T *f, int64_t at, int64_t i, int64_t count, int64_t by) {
+  auto along_axis = [&](const T* f, int64_t at, int64_t i, int64_t count, int64_t by) {
     if (!f) return Rows<T>{zeros, zeros, zeros};
     return Rows<T>{i > 0 ? f + at - by : zeros, f + at, i + 1 < count ? f + at + by : zeros};
   };
   auto clear = [](Passed<T> p, int64_t count) {
-    for (T *values : {p.upper, p.free_upper, p.flow}) std::fill(values, values + count, T(0));
+    for (T* values : {p.upper, p.free_upper, p.flow}) std::fill(values, values + count, T(0));
   };
   auto from = [](Passed<T> p, int64_t by) { return Passed<T>{p.upper + by, p.free_upper + by, p.flow + by}; };
 
@@ -291,8 +289,8 @@ void advect_planes(Box b, const T *s, const T *occupied, const Wind<T> &w, T *ne
       along<crowded>(n, s + at, occupied ? occupied + at : zeros, w.speed.x + at, w.factor.x + at, upper, lower,
                      free_upper, free_lower, flow, net + at);
       if (w.speed.y)
-        pass<crowded>(n, along_axis(s, at, y, b.ny, n), along_axis(occupied, at, y, b.ny, n), w.speed.y + at, w.factor.y + at,
-                      in_y, y > 0 ? net + at - n : nowhere);
+        pass<crowded>(n, along_axis(s, at, y, b.ny, n), along_axis(occupied, at, y, b.ny, n), w.speed.y + at,
+                      w.factor.y + at, in_y, y > 0 ? net + at - n : nowhere);
       if (w.speed.z)
         pass<crowded>(n, along_axis(s, at, z, b.nz, plane), along_axis(occupied, at, z, b.nz, plane), w.speed.z + at,
                       w.factor.z + at, from(in_z, y * n), z > first ? net + at - plane : nowhere);
@@ -313,7 +311,7 @@ void advect_planes(Box b, const T *s, const T *occupied, const Wind<T> &w, T *ne
 }
 
 template <typename T>
-void advect(Box b, const T *s, Wind<T> w, T *net, const T *zeros, T *scratch, int64_t first, int64_t last) {
+void advect(Box b, const T* s, Wind<T> w, T* net, const T* zeros, T* scratch, int64_t first, int64_t last) {
   if (w.occupied)
     advect_planes<true>(b, s, w.occupied, w, net, zeros, scratch, first, last);
   else

@@ -20,7 +20,7 @@ struct Conductances {
 template <typename T>
 struct Wind {
   Conductances<T> speed, factor;
-  const T *occupied;
+  const T* occupied;
 };
 
 // Conductances of a field that diffuses alike everywhere.
@@ -29,11 +29,12 @@ struct Uniform {
   T z, y, x;
 };
 
-// One Chebyshev sweep: to = own + omega (source + weight Σ g (neighbours of other) - own), for own and other times `scale`.
+// One Chebyshev sweep: to = own + omega (source + weight Σ g (neighbours of other) - own), for own and other times
+// `scale`.
 template <typename T>
 struct Sweep {
   const T *source, *weight, *other, *own;  // own may be null when omega is 1
-  T *to;
+  T* to;
   Uniform<T> g;
   T omega, scale;
 };
@@ -56,14 +57,14 @@ struct Sums {
 // Work on the planes first ≤ z < last. `zeros` has nx entries of zero.
 template <typename T>
 struct Loops {
-  void (*diffuse)(Box, const T *u, Conductances<T> g, T *net, const T *zeros, int64_t first, int64_t last);
-  void (*sweep)(Box, Sweep<T>, const T *zeros, int64_t first, int64_t last);
+  void (*diffuse)(Box, const T* u, Conductances<T> g, T* net, const T* zeros, int64_t first, int64_t last);
+  void (*sweep)(Box, Sweep<T>, const T* zeros, int64_t first, int64_t last);
   // Sums of each plane: those of equation and guess, then those of the residual of `multiple` guesses. `spare` has nx
   // entries.
-  void (*weigh)(Box, Equation<T>, const T *zeros, T *spare, Sums<T> *sums, int64_t first, int64_t last);
-  void (*miss)(Box, Equation<T>, T multiple, const T *zeros, T *spare, Sums<T> *sums, int64_t first, int64_t last);
+  void (*weigh)(Box, Equation<T>, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last);
+  void (*miss)(Box, Equation<T>, T multiple, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last);
   // `scratch` has advect_scratch(box) entries.
-  void (*advect)(Box, const T *s, Wind<T>, T *net, const T *zeros, T *scratch, int64_t first, int64_t last);
+  void (*advect)(Box, const T* s, Wind<T>, T* net, const T* zeros, T* scratch, int64_t first, int64_t last);
 };
 
 inline int64_t advect_scratch(Box b) { return 3 * b.ny * b.nx + 9 * (b.nx + 1); }

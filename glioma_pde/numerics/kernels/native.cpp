@@ -21,7 +21,7 @@ namespace {
 // Of the operands and results below; `__init__.py` has the same number.
 constexpr int revision = 1;
 
-const char *isa = "baseline";
+const char* isa = "baseline";
 
 Table choose() {
 #if defined(GLIOMA_X86)
@@ -41,7 +41,7 @@ Table choose() {
 const Table table = choose();
 
 template <typename T>
-const Loops<T> &loops() {
+const Loops<T>& loops() {
   if constexpr (std::is_same_v<T, float>)
     return table.f32;
   else
@@ -75,7 +75,7 @@ struct Slabs {
 
 // Room of a thread's own, kept from call to call.
 template <typename T>
-T *spare(int64_t entries) {
+T* spare(int64_t entries) {
   thread_local std::vector<T> room;
   if (static_cast<int64_t>(room.size()) < entries) room.resize(entries);
   return room.data();
@@ -89,7 +89,7 @@ Conductances<T> axes(size_t ndim, Get get) {
   return {get(0), get(1), get(2)};
 }
 
-ffi::Error refuse(const std::string &why) { return ffi::Error::InvalidArgument("glioma_pde: " + why); }
+ffi::Error refuse(const std::string& why) { return ffi::Error::InvalidArgument("glioma_pde: " + why); }
 
 constexpr ffi::DataType F32 = ffi::F32, F64 = ffi::F64;
 
@@ -114,17 +114,16 @@ ffi::Error diffuse(ffi::ThreadPool pool, ffi::Buffer<D> u, ffi::RemainingArgs g,
   const auto at = axes<T>(shape.size(), [&](size_t k) { return g.get<ffi::Buffer<D>>(k)->typed_data(); });
   const std::vector<T> zeros(box.nx, T(0));
   const T *none = zeros.data(), *field = u.typed_data();
-  T *out = net->typed_data();
+  T* out = net->typed_data();
   const Slabs slabs(box, 5 * sizeof(T), 16 * 1024, pool.num_threads());
-  Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
-    loops<T>().diffuse(box, field, at, out, none, slabs.first(t.slab), slabs.last(t.slab));
-  });
+  Crew::run(pool, once(slabs.count), slabs.count,
+            [=](Task t) { loops<T>().diffuse(box, field, at, out, none, slabs.first(t.slab), slabs.last(t.slab)); });
   return ffi::Error::Success();
 }
 
 // One number per axis.
 template <ffi::DataType D, typename T>
-bool uniform(ffi::RemainingArgs g, size_t ndim, Uniform<T> *out) {
+bool uniform(ffi::RemainingArgs g, size_t ndim, Uniform<T>* out) {
   if (g.size() != ndim) return false;
   T value[3];
   for (size_t k = 0; k < ndim; ++k) {
@@ -139,8 +138,8 @@ bool uniform(ffi::RemainingArgs g, size_t ndim, Uniform<T> *out) {
 
 // `count` Chebyshev sweeps from `multiple` times `guess`, rounded up to pairs, so that both iterates stay in place.
 template <typename T>
-void sweeps(ffi::ThreadPool &pool, Box box, const T *source, const T *weight, const T *guess, T multiple, Uniform<T> g,
-            T r2, int count, T *even, T *odd) {
+void sweeps(ffi::ThreadPool& pool, Box box, const T* source, const T* weight, const T* guess, T multiple, Uniform<T> g,
+            T r2, int count, T* even, T* odd) {
   const int rounds = 2 * ((std::max(count, 0) + 1) / 2);
   if (rounds == 0) {
     const int64_t cells = box.nz * box.ny * box.nx;
@@ -148,16 +147,15 @@ void sweeps(ffi::ThreadPool &pool, Box box, const T *source, const T *weight, co
     return;
   }
   std::vector<T> omega(rounds, T(1));
-  for (int k = 1; k < rounds; ++k)
-    omega[k] = k == 1 ? T(2) / (T(2) - r2) : T(1) / (T(1) - T(0.25) * r2 * omega[k - 1]);
+  for (int k = 1; k < rounds; ++k) omega[k] = k == 1 ? T(2) / (T(2) - r2) : T(1) / (T(1) - T(0.25) * r2 * omega[k - 1]);
   const std::vector<T> zeros(box.nx, T(0));
   const T *none = zeros.data(), *factors = omega.data();
   const Slabs slabs(box, 4 * sizeof(T), 8 * 1024, pool.num_threads());
   constexpr int deep = 16;
   Crew::run(pool, fronts(slabs.count, rounds, deep), slabs.count, [=](Task t) {
     const int k = t.round;
-    const T *other = k == 0 ? guess : (k % 2 ? odd : even);
-    const T *own = k == 0 ? nullptr : k == 1 ? guess : (k % 2 ? even : odd);
+    const T* other = k == 0 ? guess : (k % 2 ? odd : even);
+    const T* own = k == 0 ? nullptr : k == 1 ? guess : (k % 2 ? even : odd);
     const Sweep<T> one{source, weight, other, own, k % 2 ? even : odd, g, factors[k], k < 2 ? multiple : T(1)};
     loops<T>().sweep(box, one, none, slabs.first(t.slab), slabs.last(t.slab));
   });
@@ -172,8 +170,8 @@ ffi::Error chebyshev(ffi::ThreadPool pool, ffi::Buffer<D> source, ffi::Buffer<D>
   if (shape.size() < 1 || shape.size() > 3 || !uniform<D, T>(rest, shape.size(), &g) ||
       weight.element_count() != source.element_count() || guess.element_count() != source.element_count())
     return refuse("sweeps take one conductance per axis, and fields of one shape.");
-  sweeps<T>(pool, box_of(shape), source.typed_data(), weight.typed_data(), guess.typed_data(), T(1), g, *r2.typed_data(),
-            *count.typed_data(), even->typed_data(), odd->typed_data());
+  sweeps<T>(pool, box_of(shape), source.typed_data(), weight.typed_data(), guess.typed_data(), T(1), g,
+            *r2.typed_data(), *count.typed_data(), even->typed_data(), odd->typed_data());
   return ffi::Error::Success();
 }
 
@@ -195,17 +193,16 @@ ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> sink, ffi::Buffer<D> sourc
   const auto shape = source.dimensions();
   const size_t cells = source.element_count();
   Uniform<T> g;
-  if (shape.size() < 1 || shape.size() > 3 || !uniform<D, T>(rest, shape.size(), &g) ||
-      sink.element_count() != cells || guess.element_count() != cells || rows.element_count() != cells ||
-      inside.element_count() != cells)
+  if (shape.size() < 1 || shape.size() > 3 || !uniform<D, T>(rest, shape.size(), &g) || sink.element_count() != cells ||
+      guess.element_count() != cells || rows.element_count() != cells || inside.element_count() != cells)
     return refuse("an elliptic solve takes one conductance per axis, and fields of one shape.");
   const Box box = box_of(shape);
   const std::vector<T> zeros(box.nx, T(0));
   std::vector<Sums<T>> sums(box.nz);
-  const T *none = zeros.data();
-  Sums<T> *of = sums.data();
-  const Equation<T> equation{rows.typed_data(),  inside.typed_data(),   sink.typed_data(),
-                             source.typed_data(), guess.typed_data(),   g,
+  const T* none = zeros.data();
+  Sums<T>* of = sums.data();
+  const Equation<T> equation{rows.typed_data(),    inside.typed_data(), sink.typed_data(),
+                             source.typed_data(),  guess.typed_data(),  g,
                              scaled->typed_data(), weight->typed_data()};
   const Slabs slabs(box, 8 * sizeof(T), 8 * 1024, pool.num_threads());
   Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
@@ -213,7 +210,7 @@ ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> sink, ffi::Buffer<D> sourc
   });
   T gap = std::numeric_limits<T>::infinity(), highest = T(0), peak = T(0);
   double source_image = 0, image2 = 0, source2 = 0, residual2 = 0;
-  for (const Sums<T> &s : sums) {  // plane by plane: the same whatever the threads
+  for (const Sums<T>& s : sums) {  // plane by plane: the same whatever the threads
     gap = std::min(gap, s.gap);
     highest = std::max(highest, s.highest);
     source_image += s.source_image;
@@ -231,7 +228,7 @@ ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> sink, ffi::Buffer<D> sourc
   Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
     loops<T>().miss(box, equation, multiple, none, spare<T>(box.nx), of, slabs.first(t.slab), slabs.last(t.slab));
   });
-  for (const Sums<T> &s : sums) {
+  for (const Sums<T>& s : sums) {
     residual2 += s.residual2;
     peak = std::max(peak, s.peak);
   }
@@ -256,28 +253,33 @@ ffi::Error advect(ffi::ThreadPool pool, ffi::Buffer<D> s, ffi::RemainingArgs res
   if (n < 1 || n > 3 || (rest.size() != 2 * n && rest.size() != 2 * n + 1) || !same_shape<D>(rest, shape))
     return refuse("advection takes one speed and one factor per axis, each of the shape of the field.");
   const Box box = box_of(shape);
-  auto get = [&](size_t k) -> const T * { return rest.get<ffi::Buffer<D>>(k)->typed_data(); };
+  auto get = [&](size_t k) -> const T* { return rest.get<ffi::Buffer<D>>(k)->typed_data(); };
   const Wind<T> wind{axes<T>(n, get), axes<T>(n, [&](size_t k) { return get(n + k); }),
                      rest.size() > 2 * n ? get(2 * n) : nullptr};
   const std::vector<T> zeros(box.nx + 1, T(0));
   const T *none = zeros.data(), *field = s.typed_data();
-  T *out = net->typed_data();
+  T* out = net->typed_data();
   // faces between slabs are computed twice: thicker slabs waste less
   const Slabs slabs(box, sizeof(T), 4 * 1024, pool.num_threads());
   Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
-    loops<T>().advect(box, field, wind, out, none, spare<T>(advect_scratch(box)), slabs.first(t.slab), slabs.last(t.slab));
+    loops<T>().advect(box, field, wind, out, none, spare<T>(advect_scratch(box)), slabs.first(t.slab),
+                      slabs.last(t.slab));
   });
   return ffi::Error::Success();
 }
 
-XLA_FFI_DEFINE_HANDLER(diffuse_f32, diffuse<F32>,
-                       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<F32>>().RemainingArgs().Ret<ffi::Buffer<F32>>());
-XLA_FFI_DEFINE_HANDLER(diffuse_f64, diffuse<F64>,
-                       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<F64>>().RemainingArgs().Ret<ffi::Buffer<F64>>());
-XLA_FFI_DEFINE_HANDLER(advect_f32, advect<F32>,
-                       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<F32>>().RemainingArgs().Ret<ffi::Buffer<F32>>());
-XLA_FFI_DEFINE_HANDLER(advect_f64, advect<F64>,
-                       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<F64>>().RemainingArgs().Ret<ffi::Buffer<F64>>());
+XLA_FFI_DEFINE_HANDLER(
+    diffuse_f32, diffuse<F32>,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<F32>>().RemainingArgs().Ret<ffi::Buffer<F32>>());
+XLA_FFI_DEFINE_HANDLER(
+    diffuse_f64, diffuse<F64>,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<F64>>().RemainingArgs().Ret<ffi::Buffer<F64>>());
+XLA_FFI_DEFINE_HANDLER(
+    advect_f32, advect<F32>,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<F32>>().RemainingArgs().Ret<ffi::Buffer<F32>>());
+XLA_FFI_DEFINE_HANDLER(
+    advect_f64, advect<F64>,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<F64>>().RemainingArgs().Ret<ffi::Buffer<F64>>());
 
 template <ffi::DataType D>
 auto elliptic() {
@@ -319,21 +321,21 @@ XLA_FFI_DEFINE_HANDLER(solve_f64, solve<F64>, whole_elliptic<F64>());
 // --- Python ---------------------------------------------------------------------------------------------------------
 
 struct Named {
-  const char *name;
-  XLA_FFI_Error *(*handler)(XLA_FFI_CallFrame *);
+  const char* name;
+  XLA_FFI_Error* (*handler)(XLA_FFI_CallFrame*);
 };
 
 const Named handlers[] = {
-    {"diffuse_float32", diffuse_f32},     {"diffuse_float64", diffuse_f64}, {"advect_float32", advect_f32},
-    {"advect_float64", advect_f64},       {"chebyshev_float32", chebyshev_f32},
-    {"chebyshev_float64", chebyshev_f64}, {"solve_float32", solve_f32},     {"solve_float64", solve_f64},
+    {"diffuse_float32", diffuse_f32}, {"diffuse_float64", diffuse_f64},     {"advect_float32", advect_f32},
+    {"advect_float64", advect_f64},   {"chebyshev_float32", chebyshev_f32}, {"chebyshev_float64", chebyshev_f64},
+    {"solve_float32", solve_f32},     {"solve_float64", solve_f64},
 };
 
-int fill(PyObject *module) {
-  PyObject *targets = PyDict_New();
+int fill(PyObject* module) {
+  PyObject* targets = PyDict_New();
   if (!targets) return -1;
-  for (const Named &h : handlers) {
-    PyObject *capsule = PyCapsule_New(reinterpret_cast<void *>(h.handler), nullptr, nullptr);
+  for (const Named& h : handlers) {
+    PyObject* capsule = PyCapsule_New(reinterpret_cast<void*>(h.handler), nullptr, nullptr);
     const int failed = !capsule || PyDict_SetItemString(targets, h.name, capsule);
     Py_XDECREF(capsule);
     if (failed) {
@@ -347,9 +349,16 @@ int fill(PyObject *module) {
   return PyModule_AddStringConstant(module, "instructions", isa);
 }
 
-PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void *>(fill)}, {0, nullptr}};
-PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", "Compiled kernels as XLA custom calls.", 0, nullptr, slots,
-                          nullptr, nullptr, nullptr};
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(fill)}, {0, nullptr}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                          "_native",
+                          "Compiled kernels as XLA custom calls.",
+                          0,
+                          nullptr,
+                          slots,
+                          nullptr,
+                          nullptr,
+                          nullptr};
 
 }  // namespace
 }  // namespace glioma
