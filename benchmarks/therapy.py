@@ -60,9 +60,7 @@ def many_intervals(model: Model, schedule: Schedule, plan: Plan, instants, mediu
     """The save intervals ``first`` to ``last`` (not included) of a plan, events and all, as `run` takes them."""
 
     def interval(j, c):
-        return lax.fori_loop(
-            0, plan.count[j], lambda b, c: block(model, schedule, plan, instants, medium, c, j, b, padded=False), c
-        )
+        return lax.fori_loop(0, plan.count[j], lambda b, c: block(model, schedule, plan, instants, medium, c, j, b), c)
 
     return lax.fori_loop(first, last, interval, carry)
 

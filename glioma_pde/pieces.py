@@ -23,7 +23,7 @@ def advance(fixed, carry: Carry, j, first, last):
     model, schedule, plan, instants, medium = fixed
 
     def one(b, carry):
-        return block(model, schedule, plan, instants, medium, carry, j, b, padded=False)
+        return block(model, schedule, plan, instants, medium, carry, j, b)
 
     return lax.fori_loop(first, last, one, carry)
 

@@ -47,24 +47,11 @@ _recompute = partial(jax.checkpoint, prevent_cse=False)
 """For bodies of a scan, which XLA cannot merge with their first computation."""
 
 
-def block(
-    model: Model, schedule: Schedule, plan: Plan, instants: Array, medium, carry: Carry, j, b, padded: bool
-) -> Carry:
-    """Block ``b`` of save interval ``j``: its events, then its equal steps.
-
-    Args:
-        padded: whether ``b`` may be a padding block, which is then skipped. XLA on CPU computes the branches of a
-            condition on one core, so callers that know the number of blocks say ``False``; a block without
-            steps then takes steps of length zero.
-    """
-    carry = _recompute(lambda c: happenings(model, schedule, plan, medium, c, j, b))(carry)
+def block(model: Model, schedule: Schedule, plan: Plan, instants: Array, medium, carry: Carry, j, b) -> Carry:
+    """Block ``b`` of save interval ``j``: its events, then its equal steps; of no length where it is padding."""
+    carry = happenings(model, schedule, plan, medium, carry, j, b)
     lower, upper = instants[plan.lower[j, b]], instants[plan.upper[j, b]]
-    part, parts = plan.part[j, b], plan.parts[j, b]
-
-    def go(c: Carry) -> Carry:
-        return advance(model, medium, c, lower, upper, part, jnp.maximum(parts, 1))
-
-    return lax.cond(parts > 0, go, lambda c: c, carry) if padded else go(carry)
+    return advance(model, medium, carry, lower, upper, plan.part[j, b], jnp.maximum(plan.parts[j, b], 1))
 
 
 def happenings(model: Model, schedule: Schedule, plan: Plan, medium, carry: Carry, j, b) -> Carry:
@@ -84,15 +71,18 @@ def advance(
 ) -> Carry:
     """Equal ``steps`` through the ``part``-th of ``parts`` equal parts of the time from ``lower`` to ``upper``."""
     model, medium = model.now(carry.anatomy, medium)
-    n = (parts * steps).astype(lower.dtype)
-    dt = (upper - lower) / n
-    first = part * steps
 
-    @_recompute
     def one(c, k):
-        return model.step(c, medium, lower + (upper - lower) * ((first + k).astype(lower.dtype) / n), dt), None
+        return model.step(c, medium, *_moment(lower, upper, part, parts, k, steps)), None
 
     return lax.scan(one, carry, jnp.arange(steps))[0]
+
+
+def _moment(lower: Array, upper: Array, part, parts, k, steps: int = STEPS_PER_BLOCK) -> tuple[Array, Array]:
+    """When step ``k`` of the ``part``-th of ``parts`` equal parts of a time begins, and how long it is."""
+    n = (parts * steps).astype(lower.dtype)
+    done = (part * steps + k).astype(lower.dtype)
+    return lower + (upper - lower) * (done / n), (upper - lower) / n
 
 
 def solve(
@@ -131,14 +121,25 @@ def solve(
         here, there = model.now(carry.anatomy, medium)
         return save(here, carry, there, day)
 
-    def one_block(carry, jb):
-        j, b = jb
-        return block(model, schedule, plan, instants, medium, carry, j, b, plan.padded), None
+    # Step by step, not block by block: a reverse pass then lays down each carry once.
+    @_recompute
+    def one_step(carry, jbk):
+        j, b, k = jbk
+        carry = lax.cond(k == 0, lambda c: happenings(model, schedule, plan, medium, c, j, b), lambda c: c, carry)
+        lower, upper = instants[plan.lower[j, b]], instants[plan.upper[j, b]]
+
+        def go(c: Carry) -> Carry:
+            here, there = model.now(c.anatomy, medium)
+            return here.step(c, there, *_moment(lower, upper, plan.part[j, b], jnp.maximum(plan.parts[j, b], 1), k))
+
+        # Padding is skipped, but only where there is some: XLA on CPU computes the branches of a condition on one core.
+        return lax.cond(plan.parts[j, b] > 0, go, lambda c: c, carry) if plan.padded else go(carry), None
 
     def some_blocks(carry, jg):
         j, g = jg
-        b = g * blocks + jnp.arange(blocks)
-        return lax.scan(one_block, carry, (jnp.full(blocks, j), b))
+        b = jnp.repeat(g * blocks + jnp.arange(blocks), STEPS_PER_BLOCK)
+        k = jnp.tile(jnp.arange(STEPS_PER_BLOCK), blocks)
+        return lax.scan(one_step, carry, (jnp.full(len(b), j), b, k))
 
     def interval(carry, j):
         run = some_blocks if rounds[1] == 1 else _recompute(some_blocks)

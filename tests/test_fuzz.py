@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import random
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +24,10 @@ from forked import Server, serving
 from test_hdf5 import FLIPPED, GRIDS, add, frame, start, written
 
 from glioma_pde.errors import GliomaError
+from glioma_pde.io._vetting import _check_texts
 from glioma_pde.io.checkpoint import load_checkpoint, save_checkpoint
 from glioma_pde.io.export import _in_full_image
+from glioma_pde.io.fit_file import FitFile, is_fit, write_fit
 from glioma_pde.io.hdf5 import RunFile
 from glioma_pde.io.nifti import read_image
 
@@ -32,11 +35,12 @@ MEMORY = 2**30
 """What reading may take beyond what the process has before it starts [bytes]; the files are of some kilobytes."""
 
 SECONDS = 10
-"""Longest time for one file."""
+"""Longest processor time for one file, which other work on the machine does not lengthen; waiting may take 10 times that."""
 
 READ = f"""
 import faulthandler, warnings
 faulthandler.enable()
+faulthandler.register(signal.SIGPROF, chain=True)
 warnings.simplefilter("ignore")
 from pathlib import Path
 from test_fuzz import outcome_of
@@ -46,8 +50,10 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 log = open(sys.argv[1], "a")
 for line in open(sys.argv[2]).read().splitlines()[int(sys.argv[3]):]:
     kind, path, expected = line.split("\\t")
-    faulthandler.dump_traceback_later({SECONDS}, exit=True)
+    faulthandler.dump_traceback_later({10 * SECONDS}, exit=True)
+    signal.setitimer(signal.ITIMER_PROF, {SECONDS})
     found = outcome_of(kind, Path(path), expected)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     faulthandler.cancel_dump_traceback_later()
     print(found.replace("\\n", " "), file=log, flush=True)
 """
@@ -112,7 +118,18 @@ def state_in(path: Path) -> str:
     return hashlib.sha256(repr((values, meta)).encode()).hexdigest()
 
 
-READERS: dict[str, Callable[[Path], str]] = {"run": everything_in, "image": image_in, "state": state_in}
+def fit_in(path: Path) -> str:
+    file = FitFile(path)
+    columns = [(g, k, v.dtype.str, v.tolist()) for g in file.groups for k, v in file[g].items()]
+    return hashlib.sha256(repr((columns, file.units, file.attributes, is_fit(path))).encode()).hexdigest()
+
+
+READERS: dict[str, Callable[[Path], str]] = {
+    "run": everything_in,
+    "image": image_in,
+    "state": state_in,
+    "fit": fit_in,
+}
 
 
 # -- damage -----------------------------------------------------------------------------------------
@@ -227,7 +244,21 @@ def rezipped(raw: bytes, target: str, change: Callable[[bytes], bytes], packed: 
     return out.getvalue()
 
 
-MAKERS = {"run files": run_files, "images": images, "checkpoints": states}
+def fits(folder: Path, count: int, chance: random.Random) -> Iterator[tuple[str, Path, str]]:
+    """Calibrations."""
+    groups = {
+        "data": {"arm": ["control", "µ"], "value": np.array([1.5, 2.5]), "held_out": np.array([True, False])},
+        "profiles/rho": {"cost": np.linspace(0.0, 1.0, 30).reshape(5, 6)},
+    }
+    whole = write_fit(folder / "whole.h5", groups, {"law": "logistic", "sigma": 0.1}, {"data/value": "mm3"})
+    raw, expected = whole.read_bytes(), fit_in(whole)
+    for i in range(count):
+        path = folder / f"{i}.h5"
+        path.write_bytes(damage(raw, chance))
+        yield "fit", path, expected
+
+
+MAKERS = {"run files": run_files, "images": images, "checkpoints": states, "fits": fits}
 
 
 # -- tests --------------------------------------------------------------------------------------------
@@ -245,7 +276,7 @@ def read_all(server: Server, folder: Path, cases: list[tuple[str, Path, str]]) -
     log.touch()
     index.write_text("".join(f"{kind}\t{path}\t{expected}\n" for kind, path, expected in cases))
     while (done := len(log.read_text().splitlines())) < len(cases):
-        ended = server.start(READ, log, index, done).wait(300)
+        ended = server.start(READ, log, index, done).wait(1000)
         if ended.code:
             reached = len(log.read_text().splitlines())
             if (
@@ -268,7 +299,7 @@ def fuzz(server: Server, folder: Path, what: str, count: int, seed: int) -> list
     cases = list(MAKERS[what](folder, count, random.Random(seed)))
     outcomes = read_all(server, folder, cases)
     # What has no checksum may come out changed: plain images, unfinished runs, and the old format.
-    guarded = [what == "checkpoints" or "finished" in p.name or "outside" in p.name for _, p, _ in cases]
+    guarded = [what in ("checkpoints", "fits") or "finished" in p.name or "outside" in p.name for _, p, _ in cases]
     wrong = [
         text
         for case, found, strict in zip(cases, outcomes, guarded, strict=True)
@@ -282,6 +313,53 @@ def fuzz(server: Server, folder: Path, what: str, count: int, seed: int) -> list
 def test_a_hundred_corrupted(server, tmp_path, what):
     outcomes = fuzz(server, tmp_path, what, 100, 1)
     assert outcomes.count("refused") > 30
+
+
+HEAD, FREE = struct.Struct("<4sB3xQ"), struct.Struct("<HH4xQ")
+
+
+def texts_of(entries: list[tuple[int, int]], length: int = 4096) -> bytes:
+    """A store of texts as HDF5 keeps it, of (number, length of the text) each."""
+    out = HEAD.pack(b"GCOL", 1, length)
+    for number, size in entries:
+        out += FREE.pack(number, 1, size) + bytes(-(-size // 8) * 8 if number else max(size - 16, 0))
+    return out[:length].ljust(length, b"\0")
+
+
+ENDLESS = {
+    "no length": texts_of([(1, 8), (0, 0)]),
+    "a length of less than its head": texts_of([(1, 8), (0, 8)]),
+    "a length that overflows": HEAD.pack(b"GCOL", 1, 4096) + FREE.pack(1, 1, 2**64 - 16) + bytes(4064),
+    "longer than the store": texts_of([(1, 8000)]),
+    "one within another": texts_of([(1, 100), (0, 3944)])[:1000] + texts_of([(0, 4080)]) + bytes(1000),
+    "cut off": texts_of([(1, 8), (0, 4056)])[:40],
+    "more than can be numbered": texts_of([(1, 0)] * (2**16 + 1), 16 * (2**16 + 2)),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+@pytest.mark.parametrize("start", [0, 2**20 - 2])
+def test_stores_of_texts_that_do_not_end_are_refused(tmp_path, what, start):
+    path = tmp_path / "a.h5"
+    good = texts_of([(7, 13), (1, 0), (0, 4096 - 16 - 32 - 16)]) + texts_of([(3, 4096 - 40)]) + b"GCOL"
+    path.write_bytes(bytes(start) + good)
+    _check_texts(path, path.stat().st_size)
+    path.write_bytes(bytes(start) + good + ENDLESS[what])
+    with pytest.raises(GliomaError, match=f"texts are damaged .at byte {start + len(good)}|{start + len(good) + 1000}"):
+        _check_texts(path, path.stat().st_size + 8192)
+
+
+@pytest.mark.parametrize("kind", ["run", "fit"])
+def test_a_text_without_length_does_not_hang_a_reader(server, tmp_path, kind):
+    maker = {"run": run_files, "fit": fits}[kind]
+    list(maker(tmp_path, 0, random.Random(0)))
+    path = tmp_path / {"run": "killed.h5", "fit": "whole.h5"}[kind]
+    raw = bytearray(path.read_bytes())
+    start = raw.index(b"GCOL\x01")
+    assert raw[start + 16 : start + 18] != b"\0\0"  # the first text
+    raw[start + 16 : start + 32] = bytes(16)
+    path.write_bytes(raw)
+    assert read_all(server, tmp_path, [(kind, path, "")]) == ["refused"]
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ LAYERS = [
     {"config.fit_loading"},
     {"config"},
     {
-        "io", "io._files", "io._layout", "io._packing", "io._reader", "io.hdf5", "io.checkpoint", "io.nifti", "io.tensors", "io.atlas",
+        "io", "io._files", "io._layout", "io._packing", "io._reader", "io._vetting", "io.hdf5", "io.checkpoint", "io.nifti", "io.tensors", "io.atlas",
         "io.export", "io.measurements", "io.fit_file",
     },
     {"assemble"},

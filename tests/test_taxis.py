@@ -12,7 +12,7 @@ from jax import Array
 from glioma_pde.biology.attractant import Attractant
 from glioma_pde.biology.base import Module
 from glioma_pde.biology.carriers import Carriers
-from glioma_pde.biology.laws import FluxLimited, LinearSensing, LogarithmicSensing, ReceptorSensing
+from glioma_pde.biology.laws import FluxLimited, LinearSensing, LogarithmicSensing, ReceptorSensing, _bounded
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.delivery import CarrierDoses, Schedule
 from glioma_pde.grid import Grid
@@ -20,6 +20,7 @@ from glioma_pde.model import Model
 from glioma_pde.numerics.diffusion import shift
 from glioma_pde.numerics.elliptic import solve_quasi_steady, uniform_coupling
 from glioma_pde.numerics.taxis import (
+    _limited,
     advect,
     advection_rate,
     face_speed_factor,
@@ -198,6 +199,21 @@ def test_slopes_are_second_order_and_within_their_bound():
     assert np.all(slope[a * b <= 0] == 0)
     # linear data are reproduced
     np.testing.assert_allclose(limited_slope(jnp.arange(1.0, 9.0), 0)[1:-1], 1.0)
+
+
+def test_derivatives_given_by_hand_are_those_of_the_formulas():
+    a, b = (jax.random.normal(key, 500) for key in jax.random.split(jax.random.key(0)))
+    b = b * jnp.logspace(-3, 3, 500)
+
+    def slope(a, b):
+        return jnp.where(a * b > 0, a**2 * b**2 * (a + b) / (a**4 + b**4), 0.0)
+
+    for ours, plain, y in ((_limited, slope, b), (_bounded, lambda g, m2: g / jnp.sqrt(1 + m2), b * b)):
+        first = [jax.grad(lambda x, y, f=f: f(x, y).sum(), (0, 1)) for f in (ours, plain)]
+        second = [jax.jvp(g, (a, y), (y, a))[1] for g in first]
+        np.testing.assert_allclose(ours(a, y), plain(a, y), rtol=1e-12)
+        np.testing.assert_allclose(first[0](a, y), first[1](a, y), rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(*second, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])

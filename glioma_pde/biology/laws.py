@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -180,6 +181,20 @@ class LogarithmicSensing(eqx.Module):
     largest_speed = None
 
 
+@jax.custom_jvp
+def _bounded(slope: Array, magnitude2: Array) -> Array:
+    """G/√(1 + |G|²)."""
+    return slope / jnp.sqrt(1.0 + magnitude2)
+
+
+@_bounded.defjvp
+def _bounded_jvp(primals, tangents):
+    """With its two derivatives themselves, which are all that a reverse pass then keeps."""
+    slope, magnitude2 = primals
+    root = jax.lax.rsqrt(1.0 + magnitude2)
+    return _bounded(slope, magnitude2), root * tangents[0] - (0.5 * slope * root * root * root) * tangents[1]
+
+
 class FluxLimited(eqx.Module):
     """v = v_max G/√(1 + |G|²), G = ℓ ∇ ln(a + a₀), a₀ = offset × a*: a speed that experiments report."""
 
@@ -192,7 +207,7 @@ class FluxLimited(eqx.Module):
 
     def velocity(self, slope: Array, magnitude2: Array | None) -> Array:
         assert magnitude2 is not None
-        return self.speed_mm_per_day * slope / jnp.sqrt(1.0 + magnitude2)
+        return self.speed_mm_per_day * _bounded(slope, magnitude2)
 
     def largest_step(self, scale: Array) -> Array | None:
         return None

@@ -17,16 +17,10 @@ from glioma_pde.errors import GliomaError
 from glioma_pde.grid import Grid
 from glioma_pde.io._files import file_errors, unlock
 from glioma_pde.io._layout import SEAL, Parameter, Quantity, axes_of
+from glioma_pde.io._vetting import DAMAGE, attributes_of, vet
 
 _REQUIRED = ("status", "geometry", "affine", "spacing_mm", "thickness_mm")
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-_HIDDEN = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # HDF5's own marks of dimension scales
-_MAX_OBJECTS = 10_000
-_MAX_FRAME = 64 * 2**30  # bytes of one frame of one field
-_MAX_CHUNK = 2**30
-_MAX_TEXT = 2**26
 _ATTEMPTS = 27  # 0.13 s in all
-_MOST_PACKED = 1040  # bytes that one byte of the file can stand for: deflate's limit, and a little
 
 
 class RunFile:
@@ -51,8 +45,8 @@ class RunFile:
         self._file, self.live = _open(self.path)
         try:
             with self._reading():
-                _vet(self._file, self.path)
-                self.attrs = _attributes(self._file)
+                vet(self._file, self.path)
+                self.attrs = attributes_of(self._file)
                 if missing := [name for name in _REQUIRED if name not in self.attrs]:
                     raise GliomaError(
                         f"{self.path} is an HDF5 file but not a run file (it lacks {', '.join(missing)}); "
@@ -94,7 +88,7 @@ class RunFile:
     def summary(self) -> dict[str, Any]:
         """Outcome numbers; empty until the run is finished."""
         with self._reading():
-            return _attributes(self._file["summary"])
+            return attributes_of(self._file["summary"])
 
     @property
     def config_text(self) -> str:
@@ -205,7 +199,7 @@ class RunFile:
         with self._reading():
             if "anatomy" not in self._file:
                 return None
-            affine = _attributes(self._file["anatomy"])["affine"]
+            affine = attributes_of(self._file["anatomy"])["affine"]
             return self._dataset("anatomy/background")[()].T, affine
 
     def schedule(self, name: str) -> dict[str, np.ndarray]:
@@ -233,7 +227,7 @@ class RunFile:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        except DAMAGE as error:
             raise GliomaError(
                 f"{self.path}: this part of the file is damaged or does not fit a run file "
                 f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
@@ -264,7 +258,7 @@ class RunFile:
         found = {}
         for name, item in self._file[group].items():
             if isinstance(item, h5py.Dataset) and not item.is_scale and name != "time":
-                about = _attributes(item)
+                about = attributes_of(item)
                 found[name] = Quantity(name, str(about.get("units", "")), str(about.get("long_name", name)))
         return found
 
@@ -340,27 +334,6 @@ def _follow(path: Path, mode: str, swmr: bool, locking: bool = True) -> h5py.Fil
     return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ, access))
 
 
-def _attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
-    """Attributes as text, numbers and numeric arrays."""
-    found: dict[str, Any] = {}
-    for name in item.attrs:
-        if name in _HIDDEN or name.startswith("_Netcdf4"):
-            continue
-        kept = item.attrs.get_id(name)
-        if not _is_plain(kept.dtype) or kept.get_storage_size() > _MAX_TEXT:
-            raise ValueError(f"attribute {name} is neither text nor numbers")
-        value = item.attrs[name]
-        if isinstance(value, bytes):
-            value = value.decode()
-        found[name] = value.item() if isinstance(value, np.generic) else value
-    return found
-
-
-def _is_plain(dtype: np.dtype) -> bool:
-    text = h5py.check_string_dtype(dtype)
-    return dtype.kind in "iuf" if text is None else text.length is None or text.length <= 2**16
-
-
 def digest(file: h5py.File) -> str:
     """SHA-256 of all text, attributes and unfiltered data, in which HDF5 itself would not notice a flipped bit.
 
@@ -369,7 +342,7 @@ def digest(file: h5py.File) -> str:
     total = hashlib.sha256()
 
     def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        for key, value in sorted(_attributes(item).items()):
+        for key, value in sorted(attributes_of(item).items()):
             if key != SEAL:
                 total.update(f"{name}@{key}={np.asarray(value).tolist()!r};".encode())
         if isinstance(item, h5py.Dataset):
@@ -382,65 +355,3 @@ def digest(file: h5py.File) -> str:
     add("/", file["/"])
     file.visititems(add)
     return total.hexdigest()
-
-
-def _vet(file: h5py.File, path: Path) -> None:
-    """Refuse what a run file never holds: ways out of the file, plug-in filters, absurd sizes.
-
-    Raises:
-        GliomaError: naming the first such thing.
-    """
-
-    def refuse(name: str, what: str) -> GliomaError:
-        return GliomaError(f"{path}: '{name}' is {what}, as in no run file; do not trust this file.")
-
-    size = path.stat().st_size
-    waiting, seen = [("", file["/"])], set()
-    while waiting:
-        place, group = waiting.pop()
-        for key in group:
-            name = f"{place}/{key}"
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                raise refuse(name, "a link to somewhere else")
-            item = group[key]
-            address = h5py.h5o.get_info(item.id).addr
-            if address in seen:
-                continue
-            seen.add(address)
-            if len(seen) > _MAX_OBJECTS:
-                raise refuse(name, f"more than the {_MAX_OBJECTS}th object")
-            if isinstance(item, h5py.Group):
-                waiting.append((name, item))
-            elif isinstance(item, h5py.Dataset):
-                if problem := _problem(item, size):
-                    raise refuse(name, problem)
-            else:
-                raise refuse(name, "neither a group nor a dataset")
-
-
-def _problem(dataset: h5py.Dataset, file_size: int) -> str | None:
-    plan = dataset.id.get_create_plist()
-    if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
-        return "kept in another file"
-    if {plan.get_filter(i)[0] for i in range(plan.get_nfilters())} - _FILTERS:
-        return "packed with an unknown filter"
-    if not _is_plain(dataset.dtype):
-        return f"of type {dataset.dtype}"
-    if dataset.shape is None:
-        return "empty of any shape"
-    # A frame of a field is read at a time, everything else whole.
-    is_field = dataset.parent.name == "/" and dataset.ndim > 1
-    items = dataset.shape[1:] if is_field else dataset.shape
-    if _bytes(items, dataset) > _MAX_FRAME or _bytes(dataset.chunks or (), dataset) > _MAX_CHUNK:
-        return f"absurdly large {dataset.shape}"
-    present = not is_field or len(dataset) > 0
-    if present and _bytes(items, dataset) > _MOST_PACKED * file_size:
-        return f"larger {dataset.shape} than the file can hold"
-    return None
-
-
-def _bytes(shape: tuple[int, ...], dataset: h5py.Dataset) -> int:
-    total = dataset.dtype.itemsize
-    for n in shape:  # Python integers: numpy's product would overflow
-        total *= int(n)
-    return total

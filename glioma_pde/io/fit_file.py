@@ -12,7 +12,9 @@ import numpy as np
 
 from glioma_pde.errors import GliomaError
 from glioma_pde.io._files import file_errors, sync_folder
-from glioma_pde.io._layout import set_attribute
+from glioma_pde.io._layout import SEAL, set_attribute
+from glioma_pde.io._reader import digest
+from glioma_pde.io._vetting import DAMAGE, attributes_of, vet
 
 KIND = "glioma_pde calibration"
 SENSITIVITY = "glioma_pde sensitivity"
@@ -55,6 +57,7 @@ def write_fit(
                         made = here.create_dataset(name, data=data, dtype=h5py.string_dtype() if text else None)
                         if unit := (units or {}).get(f"{group}/{name}"):
                             set_attribute(made, "units", unit)
+                set_attribute(file, SEAL, digest(file))
             with open(partial, "rb") as file_:
                 os.fsync(file_.fileno())
             os.replace(partial, path)
@@ -77,32 +80,41 @@ class FitFile:
         self.path = Path(path)
         self._groups: dict[str, dict[str, np.ndarray]] = {}
         self.units: dict[str, str] = {}
-        with file_errors(self.path, "read"):
-            if not self.path.exists():
-                raise FileNotFoundError
-            try:
-                file = h5py.File(self.path, "r")
-            except OSError as error:
-                raise GliomaError(f"{path}: this is not an HDF5 file, or it is damaged.") from error
-            with file:
-                self.attributes = {k: v.decode() if isinstance(v, bytes) else v for k, v in file.attrs.items()}
+        with file_errors(self.path, "read"), open(self.path, "rb"):
+            pass
+        try:
+            with h5py.File(self.path, "r") as file:
+                vet(file, self.path)
+                self.attributes = attributes_of(file)
                 if self.attributes.get("kind") != kind:
                     raise GliomaError(f"{path}: this is not the file of {_COMMANDS[kind]}.")
+                if self.attributes.pop(SEAL, None) not in (None, digest(file)):
+                    raise ValueError("it has changed since it was written")
                 file.visititems(self._take)
+        except DAMAGE as error:
+            raise GliomaError(f"{path}: this is not an HDF5 file, or it is damaged; run the command again.") from error
 
     def _take(self, name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             group, _, column = name.rpartition("/")
             values = item.asstr()[()] if item.dtype.kind == "O" else item[()]
             self._groups.setdefault(group, {})[column] = np.asarray(values)
-            if "units" in item.attrs:
-                self.units[name] = str(item.attrs["units"])
+            if "units" in (about := attributes_of(item)):
+                self.units[name] = str(about["units"])
 
     def __contains__(self, group: str) -> bool:
         return group in self._groups
 
     def __getitem__(self, group: str) -> dict[str, np.ndarray]:
-        """Columns of a group."""
+        """Columns of a group.
+
+        Raises:
+            GliomaError: if the file lacks the group.
+        """
+        if group not in self._groups:
+            raise GliomaError(
+                f"{self.path} has no '{group}': it is damaged or of another version; run the command again."
+            )
         return self._groups[group]
 
     @property
@@ -114,6 +126,7 @@ def is_fit(path: str | Path, kind: str = KIND) -> bool:
     """Whether the file holds a calibration (or what else ``kind`` says)."""
     try:
         with h5py.File(path, "r") as file:
-            return str(file.attrs.get("kind", "")) == kind
-    except OSError:
+            vet(file, Path(path))
+            return attributes_of(file).get("kind") == kind
+    except (*DAMAGE, GliomaError):
         return False

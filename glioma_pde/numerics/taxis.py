@@ -11,6 +11,7 @@ so both face values of a cell stay within [0, 2s] and add up to 2s: no cell give
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -22,16 +23,39 @@ from .diffusion import Faces, materialise, net_inflow, outflow_rate, per_volume,
 
 def limited_slope(s: Array, axis: int) -> Array:
     """The slope σ(a, b) of each cell [density per cell]."""
-    a = s - shift(s, axis, 1)
-    b = shift(s, axis, -1) - s
-    # σ is homogeneous of degree one: a scale held constant keeps its derivative and stops underflow.
-    tiny = jnp.finfo(s.dtype).tiny
+    return _limited(s - shift(s, axis, 1), shift(s, axis, -1) - s)
+
+
+@jax.custom_jvp
+def _limited(a: Array, b: Array) -> Array:
+    a, b, scale, quartic = _scaled(a, b)
+    return jnp.where(a * b > 0, scale * a * a * b * b * (a + b) / quartic, 0.0)
+
+
+def _scaled(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+    """a and b over their scale, the scale, and a⁴ + b⁴ of them.
+
+    σ is homogeneous of degree one: a scale held constant keeps its derivatives and stops underflow.
+    """
+    tiny = jnp.finfo(a.dtype).tiny
     scale = lax.stop_gradient(jnp.maximum(jnp.maximum(jnp.abs(a), jnp.abs(b)), tiny))
     a, b = a / scale, b / scale
-    a2, b2 = a * a, b * b
-    quartic = a2 * a2 + b2 * b2
-    slope = scale * a2 * b2 * (a + b) / jnp.where(quartic > 0, quartic, 1.0)
-    return jnp.where(a * b > 0, slope, 0.0)
+    quartic = a * a * a * a + b * b * b * b
+    return a, b, scale, jnp.where(quartic > 0, quartic, 1.0)
+
+
+@_limited.defjvp
+def _limited_jvp(primals, tangents):
+    """With ∂σ/∂a and ∂σ/∂b themselves, which are all that a reverse pass then keeps."""
+    a, b, _, quartic = _scaled(*primals)
+    kept = a * b > 0
+
+    def slope_by(a, b):  # ∂σ/∂a; by symmetry ∂σ/∂b is the same of (b, a)
+        ratio = a * a / quartic
+        return jnp.where(kept, b * b * ((3.0 * a + 2.0 * b) * a - 4.0 * a * a * a * ratio * (a + b)) / quartic, 0.0)
+
+    da, db = tangents
+    return _limited(*primals), slope_by(a, b) * da + slope_by(b, a) * db
 
 
 def face_speed_factor(grid: Grid, open_faces: Faces) -> Faces:
