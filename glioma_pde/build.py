@@ -112,8 +112,7 @@ def build(
     shapes = shapes or {}
     background = None
     if tissue is None:
-        tissue, background = make_tissue(config, dtype)
-        tissue = _with_tensors(config, tissue)
+        tissue, background = anatomy_of(config, dtype)
     problems: list[str] = []
     if images is None:
         images = _images(config, tissue, dtype, problems)
@@ -149,6 +148,12 @@ def described(config: Config, tissue: Tissue, shapes: Shapes, images: Images) ->
         combination_of(config),
     )
     return model, Schedule(tuple(events_of(config, dtype, shapes, images)))
+
+
+def anatomy_of(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.ndarray] | None]:
+    """As `make_tissue`, with the tensors of [anisotropy]: the ``tissue`` that `build` takes."""
+    tissue, background = make_tissue(config, dtype)
+    return _with_tensors(config, tissue), background
 
 
 def make_tissue(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.ndarray] | None]:
@@ -189,9 +194,12 @@ def _with_tensors(config: Config, tissue: Tissue) -> Tissue:
     if a is None:
         return tissue
     options = {"scaling": a.scaling, "largest_ratio": a.largest_ratio, "repair": a.repair}
-    if a.tensors is None:
+    try:
+        if a.tensors is not None:
+            return tensors_from_nifti(tissue, Path(config.folder) / a.tensors, a.order, a.axes, **options)
         return tissue if tissue.tensors is None else tissue.with_tensors(tissue.tensors.matrices(), **options)
-    return tensors_from_nifti(tissue, Path(config.folder) / a.tensors, a.order, a.axes, **options)
+    except GliomaError as error:
+        raise ConfigError([f"anisotropy.tensors: {error}"], config.title) from None
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..errors import ConfigError
 from .fit import FIT_SECTIONS
 from .loading import merge, parsed_toml, read_text, study_of
-from .messages import sentence, shown
+from .messages import sentences, shown
 from .sections import Study
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -125,7 +125,7 @@ def _one(data: dict[str, Any], where: str, text: str, folder: str | Path, proble
         try:
             found[name] = adapter.validate_python(given)
         except ValidationError as e:
-            problems += [sentence(name, error, given) for error in e.errors(include_url=False)][:100]
+            problems += sentences(name, e, given, 100)
     problems += _unread(found)
     # as it is written, so that a mistake elsewhere in [fit] does not ask for a tissue
     if isinstance(fit, dict) and fit.get("geometry") == "well_mixed":
