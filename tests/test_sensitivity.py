@@ -107,14 +107,14 @@ def test_without_interactions_first_and_total_are_the_same_and_make_up_the_whole
 def test_intervals_hold_the_exact_index_as_often_as_they_say():
     exact = np.array([9.0, 4.0, 1.0]) / 14.0
     held = np.zeros((2, 3))
-    for seed in range(100):
+    for seed in range(60):
         outcome = sobol_points(3, 128, seed) @ np.array([3.0, -2.0, 1.0])
-        found = indices_of(outcome[None], seed, level=0.8, resamples=100)
+        found = indices_of(outcome[None], seed, level=0.8, resamples=60)
         held += [
             (found.first_low[0] <= exact) & (exact <= found.first_high[0]),
             (found.total_low[0] <= exact) & (exact <= found.total_high[0]),
         ]
-    assert np.all(held >= 70), held
+    assert np.all(held >= 42), held
 
 
 def test_a_logarithm_is_that_of_the_ratio_and_there_is_none_of_a_difference():
