@@ -113,11 +113,7 @@ def build(
     background = None
     if tissue is None:
         tissue, background = anatomy_of(config, dtype)
-    problems: list[str] = []
-    if images is None:
-        images = _images(config, tissue, dtype, problems)
-    model, schedule = described(config, tissue, shapes, images)
-    problems += [*_outside(config, tissue), *_too_dense(config, model, schedule)]
+    model, schedule, images, problems = placed(config, tissue, shapes, images)
     given = initial is not None or config.tumour.initial.kind == "nifti"
     if initial is None:
         initial = _initial(config, tissue, dtype, problems)
@@ -134,6 +130,17 @@ def build(
     return Experiment(
         config, model, initial, schedule, plan, days, frames, background, step, tuple(warnings), shapes, given, images
     )
+
+
+def placed(
+    config: Config, tissue: Tissue, shapes: Shapes, images: Images | None = None
+) -> tuple[Model, Schedule, Images, list[str]]:
+    """As `described`, with the images that sections name, and what is wrong with them and with places and doses."""
+    problems: list[str] = []
+    if images is None:
+        images = _images(config, tissue, jnp.dtype(config.numerics.precision), problems)
+    model, schedule = described(config, tissue, shapes, images)
+    return model, schedule, images, [*problems, *_outside(config, tissue), *_too_dense(config, model, schedule)]
 
 
 def described(config: Config, tissue: Tissue, shapes: Shapes, images: Images) -> tuple[Model, Schedule]:
@@ -253,9 +260,8 @@ def _image(config: Config, tissue: Tissue, key: str, file: str, problems: list[s
     full = tissue.full_grid or tissue.grid
     if values.shape == full.shape and np.allclose(affine, full.matrix, atol=1e-3):
         return values
-    problems.append(
-        f"{key}: {file} is not in the space of the tissue (shape {values.shape} against {full.shape}); resample it first"
-    )
+    why = "another affine" if values.shape == full.shape else f"shape {values.shape} against {full.shape}"
+    problems.append(f"{key}: {file} is not in the space of the tissue ({why}); resample it first")
     return None
 
 

@@ -23,6 +23,8 @@ _ONE_CELL: dict[str, Any] = {
     "initial": {"kind": "gaussian", "centre_mm": [0.0, 0.0], "sigma_mm": 1.0, "peak": 0.1},
 }
 """What stands in for the anatomy of a well-mixed site until it is built."""
+_WITH_A_PLACE = (("surgery", ""), ("anisotropy", ""), ("schedule", ""), ("radiotherapy", "dose_map"))
+"""Sections, and keys of sections, that say where."""
 
 
 class FitStudy(BaseModel):
@@ -160,6 +162,20 @@ def is_fit_config(path: str | Path) -> bool:
 
 def _one_cell(data: dict[str, Any]) -> list[str]:
     problems = []
+    arms = data.get("arms")
+    tables = [("", data)]
+    if isinstance(arms, dict):
+        tables += [(f"arms.{name}.", arm) for name, arm in arms.items() if isinstance(arm, dict)]
+    for path, table in tables:
+        for section, key in _WITH_A_PLACE:
+            within = table if not key else table.get(section)
+            name = key or section
+            if isinstance(within, dict) and name in within:
+                del within[name]
+                where = f"{path}{section}{key and '.'}{key}"
+                problems.append(
+                    f"{where}: a well-mixed site has no places; leave it out, or set fit.geometry = 'configured'"
+                )
     tumour = data.setdefault("tumour", {})
     if "tissue" in data:
         problems.append("tissue: a well-mixed site has none; leave it out, or set fit.geometry = 'configured'")
