@@ -112,13 +112,8 @@ def build(
     shapes = shapes or {}
     background = None
     if tissue is None:
-        tissue, background = make_tissue(config, dtype)
-        tissue = _with_tensors(config, tissue)
-    problems: list[str] = []
-    if images is None:
-        images = _images(config, tissue, dtype, problems)
-    model, schedule = described(config, tissue, shapes, images)
-    problems += [*_outside(config, tissue), *_too_dense(config, model, schedule)]
+        tissue, background = anatomy_of(config, dtype)
+    model, schedule, images, problems = placed(config, tissue, shapes, images)
     given = initial is not None or config.tumour.initial.kind == "nifti"
     if initial is None:
         initial = _initial(config, tissue, dtype, problems)
@@ -137,6 +132,17 @@ def build(
     )
 
 
+def placed(
+    config: Config, tissue: Tissue, shapes: Shapes, images: Images | None = None
+) -> tuple[Model, Schedule, Images, list[str]]:
+    """As `described`, with the images that sections name, and what is wrong with them and with places and doses."""
+    problems: list[str] = []
+    if images is None:
+        images = _images(config, tissue, jnp.dtype(config.numerics.precision), problems)
+    model, schedule = described(config, tissue, shapes, images)
+    return model, schedule, images, [*problems, *_outside(config, tissue), *_too_dense(config, model, schedule)]
+
+
 def described(config: Config, tissue: Tissue, shapes: Shapes, images: Images) -> tuple[Model, Schedule]:
     """The model and the events that ``config`` describes."""
     dtype = jnp.dtype(config.numerics.precision)
@@ -149,6 +155,12 @@ def described(config: Config, tissue: Tissue, shapes: Shapes, images: Images) ->
         combination_of(config),
     )
     return model, Schedule(tuple(events_of(config, dtype, shapes, images)))
+
+
+def anatomy_of(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.ndarray] | None]:
+    """As `make_tissue`, with the tensors of [anisotropy]: the ``tissue`` that `build` takes."""
+    tissue, background = make_tissue(config, dtype)
+    return _with_tensors(config, tissue), background
 
 
 def make_tissue(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.ndarray] | None]:
@@ -189,9 +201,12 @@ def _with_tensors(config: Config, tissue: Tissue) -> Tissue:
     if a is None:
         return tissue
     options = {"scaling": a.scaling, "largest_ratio": a.largest_ratio, "repair": a.repair}
-    if a.tensors is None:
+    try:
+        if a.tensors is not None:
+            return tensors_from_nifti(tissue, Path(config.folder) / a.tensors, a.order, a.axes, **options)
         return tissue if tissue.tensors is None else tissue.with_tensors(tissue.tensors.matrices(), **options)
-    return tensors_from_nifti(tissue, Path(config.folder) / a.tensors, a.order, a.axes, **options)
+    except GliomaError as error:
+        raise ConfigError([f"anisotropy.tensors: {error}"], config.title) from None
 
 
 @functools.lru_cache(maxsize=1)
@@ -245,9 +260,8 @@ def _image(config: Config, tissue: Tissue, key: str, file: str, problems: list[s
     full = tissue.full_grid or tissue.grid
     if values.shape == full.shape and np.allclose(affine, full.matrix, atol=1e-3):
         return values
-    problems.append(
-        f"{key}: {file} is not in the space of the tissue (shape {values.shape} against {full.shape}); resample it first"
-    )
+    why = "another affine" if values.shape == full.shape else f"shape {values.shape} against {full.shape}"
+    problems.append(f"{key}: {file} is not in the space of the tissue ({why}); resample it first")
     return None
 
 

@@ -8,6 +8,7 @@ into the footprint G; an event of zero cells is the identity.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .biology.base import Event, Fields, Observable
+from .biology.base import Event, Fields, Observable, refuse_outside
 from .parameters.delivery import OLFACTORY_MM
 from .routes import NARROWEST, Intracavity, Intracerebral, Intranasal, Intravenous, Intraventricular, Route, gaussian
 from .tissue import Tissue
@@ -60,7 +61,12 @@ class CarrierDoses(Event):
     def at_sites(
         cls, days, cells, sites_mm, sigma_mm, retained_fraction=1.0, route=None, backflow_fraction=0.0
     ) -> CarrierDoses:
-        """A dose on each of ``days``, split evenly over ``sites_mm`` (a list of points)."""
+        """A dose on each of ``days``, split evenly over ``sites_mm`` (a list of points).
+
+        Raises:
+            ValueError: for what `along` refuses, and widths below zero.
+        """
+        refuse_outside(0.0, sigma_mm=sigma_mm)
         sites = jnp.atleast_2d(jnp.asarray(sites_mm, float))
         count = sites.shape[0]
         doses = cls.along(route or Intracerebral(), days, cells, retained_fraction, backflow_fraction)
@@ -80,7 +86,14 @@ class CarrierDoses(Event):
 
     @classmethod
     def along(cls, route: Route, days, cells, retained_fraction=1.0, backflow_fraction=0.0) -> CarrierDoses:
-        """A dose on each of ``days`` along a route without sites."""
+        """A dose on each of ``days`` along a route without sites.
+
+        Raises:
+            ValueError: for numbers of cells that are negative, fractions outside [0, 1], and what is not finite.
+        """
+        refuse_outside(-math.inf, days=days)
+        refuse_outside(0.0, cells=cells)
+        refuse_outside(0.0, 1.0, retained_fraction=retained_fraction, backflow_fraction=backflow_fraction)
         days = jnp.atleast_1d(jnp.asarray(days, float))
         events = days.shape[0]
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .build import common_shapes, described, make_tissue
+from .build import anatomy_of, common_shapes, described, placed
 from .calibrate.data import Measurements, check
 from .calibrate.formula import Formula
 from .calibrate.forward import Ball, Batch, Given, Simulation, Start, Uniform, conditions, is_parameter
@@ -78,7 +78,7 @@ class Setup:
 
     def law(self, growth: str) -> Setup:
         """The same with another growth law."""
-        arms = _arms(self.study, growth)
+        arms = _arms(self.study, growth, [])  # with the first law all was well
         return replace(self, arms=arms, step_days=_step(self.study, self.data, arms, self.simulation, self.free))
 
 
@@ -131,7 +131,7 @@ def set_up(study: FitStudy) -> Setup:
         for name, p in study.parameters.items()
     )  # fmt: skip
     growth = study.fit.laws[0] if study.fit.laws else study.study.arms[0].tumour.growth
-    arms = _arms(study, growth)
+    arms = _arms(study, growth, problems)
     problems += _unread(study, simulation, noises, arms)
     window = (0.0, max(arm.time.end_day for arm in study.study.arms))
     problems += check(data, simulation.names, noises, list(arms), window, _FEWEST)
@@ -193,7 +193,7 @@ def _observed(study: FitStudy) -> tuple[Simulation, tuple[Noise, ...], list[str]
     return Simulation(tuple(observations), tuple(derived)), tuple(noises), problems
 
 
-def _arms(study: FitStudy, growth: str) -> dict[str, Arm]:
+def _arms(study: FitStudy, growth: str, problems: list[str]) -> dict[str, Arm]:
     configs = [
         c.model_copy(update={"tumour": c.tumour.model_copy(update={"growth": growth})}) for c in study.study.arms
     ]
@@ -202,10 +202,10 @@ def _arms(study: FitStudy, growth: str) -> dict[str, Arm]:
     for config in configs:
         dtype = jnp.dtype(config.numerics.precision)
         if study.fit.geometry == "well_mixed":
-            tissue: Tissue = Tissue.phantom("box", (1,), 1.0, dtype=dtype)
+            model, schedule = described(config, Tissue.phantom("box", (1,), 1.0, dtype=dtype), shapes, {})
         else:
-            tissue, _ = make_tissue(config, dtype)
-        model, schedule = described(config, tissue, shapes, {})
+            model, schedule, _, wrong = placed(config, anatomy_of(config, dtype)[0], shapes)
+            problems += [p for p in wrong if p not in problems]
         arms[config.arm] = Arm(model, schedule, _start(study, config, dtype))
     return arms
 

@@ -1,4 +1,4 @@
-"""What a number that comes out of arms owes to which parameter: one at a time, and by elementary effects.
+"""What a number that comes out of arms owes to which parameter: one at a time, by elementary effects, by shares of variance.
 
 All points are solved by `solve` in batches under `jax.vmap`, with one step short enough for every one of them.
 """
@@ -19,6 +19,7 @@ import numpy as np
 from .build import Experiment, build, common_shapes
 from .calibrate.forward import is_parameter, value_of, with_parameters
 from .calibrate.morris import Effects, elementary_effects, summarise_effects, trajectories
+from .calibrate.sobol import LEVEL, Indices, indices_of, sobol_points
 from .compare import write_rows
 from .config import Config, Study
 from .config.study import Factor, Measure
@@ -34,6 +35,22 @@ Report = Callable[[str, float], Any]
 
 
 @dataclass(frozen=True)
+class Shares:
+    """Sobol's indices of the outcome, and of its logarithm where it has one.
+
+    Attributes:
+        scales: ``outcome``, and ``log`` where `logarithm` is not ``None``.
+        indices: each ``(scales, k)``.
+        points, outcomes: ``(k + 2, n, k)`` in the unit cube and ``(k + 2, n)``.
+    """
+
+    scales: tuple[str, ...]
+    indices: Indices
+    points: np.ndarray
+    outcomes: np.ndarray
+
+
+@dataclass(frozen=True)
 class Sensitivities:
     """What was found.
 
@@ -44,6 +61,7 @@ class Sensitivities:
             for the others, ``(k,)``.
         all_usual, all_unfavourable: with all favourable factors at these defaults, or at the other ends of their ranges.
         points, outcomes: of the trajectories, ``(r, k + 1, k)`` in the unit cube and ``(r, k + 1)``.
+        shares: what was found of the variance, or ``None`` if that was not asked for.
     """
 
     study: Study
@@ -58,6 +76,7 @@ class Sensitivities:
     points: np.ndarray
     outcomes: np.ndarray
     effects: Effects
+    shares: Shares | None
     step_days: float
 
     @property
@@ -112,7 +131,7 @@ class Outcome:
 
     def __call__(self, values: np.ndarray, report: Report = lambda what, share: None) -> np.ndarray:
         """The outcome at each row of ``values``, ``(n,)``."""
-        of = {}
+        of = dict[str, np.ndarray]()
         for i, (name, experiment) in enumerate(self.experiments.items()):
             share = len(self.experiments)
             of[name] = self._solve(experiment, values, lambda x, i=i, n=share, a=name: report(a, (i + x) / n))  # type: ignore[misc]
@@ -125,7 +144,7 @@ class Outcome:
         names = [self.factors[k].parameter for k in mine]
         # rows that differ only in what this arm does not have are one
         rows, back = np.unique(values[:, mine], axis=0, return_inverse=True)
-        step = min(experiment.config.time.step_days, 1.0 / _fastest(model, names, rows))
+        step = min(experiment.config.time.step_days, 1.0 / _fastest(model, names, rows, self.section.batch))
         self.step_days = min(self.step_days, step)
         plan = make_plan(model, experiment.schedule, experiment.days.tolist(), step)
         days = jnp.asarray(experiment.days, model.tissue.white.dtype)
@@ -147,7 +166,7 @@ class Outcome:
             padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             theta = jnp.asarray(padded, model.tissue.white.dtype)
             out = np.asarray(batch(model, experiment.schedule, experiment.initial, theta))
-            found.append(out[: len(part)])
+            found.append(out[: len(part)].astype(float))
             report(min(1.0, (start + size) / len(rows)))
         return np.concatenate(found)[back.ravel()]
 
@@ -174,8 +193,8 @@ def _short(experiment: Experiment, measure: Measure) -> Experiment:
     return replace(experiment, days=np.array([0.0, float(measure.day or 0.0)]))
 
 
-def _fastest(model: Any, names: Sequence[str], rows: np.ndarray) -> float:
-    """The fastest loss rate [1/day] of any field at any of the ``rows``."""
+def _fastest(model: Any, names: Sequence[str], rows: np.ndarray, size: int) -> float:
+    """The fastest loss rate [1/day] of any field at any of the ``rows``, ``size`` at a time."""
 
     @eqx.filter_jit
     def rates(model, theta):
@@ -183,13 +202,13 @@ def _fastest(model: Any, names: Sequence[str], rows: np.ndarray) -> float:
             other = with_parameters(model, dict(zip(names, row, strict=True)))
             return other.loss_rate(other.prepare())
 
-        return jnp.max(jax.vmap(one)(theta))
+        return jnp.max(jax.lax.map(one, theta, batch_size=size))
 
     return float(rates(model, jnp.asarray(rows, model.tissue.white.dtype)))
 
 
 def analyse(study: Study, report: Report = lambda what, share: None) -> Sensitivities:
-    """One at a time, then elementary effects.
+    """One at a time, elementary effects, shares of the variance.
 
     Raises:
         ConfigError: for a configuration without the section [sensitivity], and what `Outcome` refuses.
@@ -207,16 +226,32 @@ def analyse(study: Study, report: Report = lambda what, share: None) -> Sensitiv
     rows += [_with(outcome.base, i, usual[i]) for i in range(k)]
     rows += [np.where(favourable, usual, outcome.base), np.where(favourable, worst, outcome.base)]
     points = trajectories(k, outcome.section.trajectories, outcome.section.levels, outcome.section.seed)
-    inside = outcome.values(points.reshape(-1, k))
-    found = outcome(np.concatenate([np.array(rows), inside]), report)
+    samples, seed = outcome.section.samples, outcome.section.seed
+    sampled = sobol_points(k, samples, seed) if samples and k > 1 else None
+    inside = [outcome.values(x.reshape(-1, k)) for x in (points, sampled) if x is not None]
+    found = outcome(np.concatenate([np.array(rows), *inside]), report)
     if not np.all(np.isfinite(found)):
         raise GliomaError(f"{study.path}: the outcome is not finite for {int(np.sum(~np.isfinite(found)))} points.")
-    single, screened = found[: len(rows)], found[len(rows) :].reshape(points.shape[:2])
+    single, screened, rest = np.split(found, np.cumsum([len(rows), points[..., 0].size]))
+    screened = screened.reshape(points.shape[:2])
+    shares = None if sampled is None else _shares(outcome, sampled, rest.reshape(sampled.shape[:2]))
     return Sensitivities(
         study, outcome.measure, factors, float(single[0]), outcome.base, single[1 : 1 + 2 * k].reshape(k, 2),
         np.where(favourable, single[1 + 2 * k : 1 + 3 * k], np.nan), float(single[-2]), float(single[-1]),
-        points, screened, summarise_effects(elementary_effects(points, screened)), outcome.step_days,
+        points, screened, summarise_effects(elementary_effects(points, screened)), shares, outcome.step_days,
     )  # fmt: skip
+
+
+def _shares(outcome: Outcome, points: np.ndarray, found: np.ndarray) -> Shares:
+    scales = {"outcome": found, "log": logarithm(outcome.measure, found)}
+    told = {name: values for name, values in scales.items() if values is not None}
+    return Shares(tuple(told), indices_of(np.stack(list(told.values())), outcome.section.seed), points, found)
+
+
+def logarithm(measure: Measure, outcome: np.ndarray) -> np.ndarray | None:
+    """ln of the value or of the ratio of arms; none for differences, and where one is not positive."""
+    ratio = 1.0 + outcome if measure.kind_of == "change" else outcome
+    return None if measure.kind_of == "difference" or np.any(ratio <= 0.0) else np.log(ratio)
 
 
 def _with(base: np.ndarray, i: int, value: float) -> np.ndarray:
@@ -245,16 +280,39 @@ def report_text(s: Sensitivities) -> str:
             f"{s.effects.mu_star[k]:.3g}", f"{s.effects.sigma[k]:.3g}", factor.favourable or "–",
             shown(s.measure, s.usual[k]) if np.isfinite(s.usual[k]) else "–",
         ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     quantiles = np.quantile(s.outcomes, [0.05, 0.5, 0.95])
     return "\n".join([
-        f"{what}: {shown(s.measure, s.base)} with the parameters of the file", *lines,
+        f"{what}: {shown(s.measure, s.base)} with the parameters of the file", *_aligned(rows),
         f"all favourable parameters at their defaults: {shown(s.measure, s.all_usual)}; "
         f"at the unfavourable ends: {shown(s.measure, s.all_unfavourable)}",
         f"{s.outcomes.size} points of {s.points.shape[0]} trajectories: 5, 50 and 95 % of the outcomes lie below "
         + ", ".join(shown(s.measure, q) for q in quantiles),
+        *(_shares_text(s, s.shares) if s.shares else ()),
     ])  # fmt: skip
+
+
+def _shares_text(s: Sensitivities, shares: Shares) -> list[str]:
+    kinds = [(scale, kind) for scale in shares.scales for kind in ("first", "total")]
+    names = {"outcome": "", "log": " of the logarithm"}
+    rows = [("parameter", *(f"{kind}{names[scale]}" for scale, kind in kinds))]
+    for k in np.argsort(-shares.indices.total[0]):
+        cells = []
+        for scale, kind in kinds:
+            value, low, high = (
+                getattr(shares.indices, kind + end)[shares.scales.index(scale), k] for end in ("", "_low", "_high")
+            )
+            cells.append(f"{value:.2f} [{low:.2f}, {high:.2f}]")
+        rows.append((s.names[k], *cells))
+    n = shares.outcomes.shape[1]
+    return [
+        f"Sobol's indices, shares of the variance over all ranges, with {100 * LEVEL:.0f} % intervals ({shares.outcomes.size} points, n = {n}):",
+        *_aligned(rows),
+    ]
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def shown(measure: Measure, value: float) -> str:
@@ -275,6 +333,7 @@ def save(s: Sensitivities, out: Path) -> list[Path]:
         "favourable": np.asarray([f.favourable or "" for f in s.factors]),
         "logarithmic": np.asarray([f.logarithmic for f in s.factors]),
         **{n: getattr(s.effects, n) for n in Effects._fields},
+        **_index_columns(s.shares),
     }  # fmt: skip
     m = s.measure
     attributes = {
@@ -284,5 +343,17 @@ def save(s: Sensitivities, out: Path) -> list[Path]:
         "label": s.study.label or next(a.label for a in s.study.arms if a.arm == m.arm), "versions": versions(), "git_revision": git_revision(),
     }  # fmt: skip
     groups = {"factors": factors, "morris": {"points": s.points, "outcomes": s.outcomes}}
+    if s.shares is not None:
+        groups["sobol"] = {"points": s.shares.points, "outcomes": s.shares.outcomes}
+        attributes["interval_level"] = LEVEL
     file = write_fit(out / "sensitivity.h5", groups, attributes, kind=SENSITIVITY)
     return [file, write_rows(out / "sensitivity.csv", list(factors), zip(*factors.values(), strict=True))]
+
+
+def _index_columns(shares: Shares | None) -> dict[str, np.ndarray]:
+    """``sobol_first``, ``sobol_first_low`` … of the outcome, ``sobol_log_first`` … of its logarithm."""
+    if shares is None:
+        return {}
+    prefix = {"outcome": "sobol", "log": "sobol_log"}
+    named = shares.indices._asdict()
+    return {f"{prefix[scale]}_{n}": v[i] for i, scale in enumerate(shares.scales) for n, v in named.items()}

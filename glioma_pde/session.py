@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from rich.progress import BarColumn, Progress, TextColumn
 
 from . import signals
-from .build import Experiment, build, common_shapes, make_tissue
+from .build import Experiment, anatomy_of, build, common_shapes
 from .config import Config
 from .config.size import LARGE
 from .errors import ConfigError, GliomaError, Interrupted
@@ -34,14 +34,15 @@ def build_all(arms: Sequence[Config], where: str = "configuration") -> list[Expe
         ConfigError: for everything wrong in any arm, with the arm's name unless it is wrong in all.
     """
     shapes = common_shapes(arms)
-    made: dict[tuple[str, str], tuple[Tissue, Any]] = {}
+    made: dict[tuple[str, ...], tuple[Tissue, Any]] = {}
     experiments = []
     wrong: dict[str, list[str]] = {}
     for arm in arms:
-        key = (arm.tissue.model_dump_json(), arm.numerics.precision)
+        directions = "" if arm.anisotropy is None else arm.anisotropy.model_dump_json()
+        key = (arm.tissue.model_dump_json(), directions, arm.numerics.precision)
         try:
             if key not in made:
-                made[key] = make_tissue(arm, jnp.dtype(arm.numerics.precision))
+                made[key] = anatomy_of(arm, jnp.dtype(arm.numerics.precision))
             experiments.append(replace(build(arm, made[key][0], shapes=shapes), background=made[key][1]))
         except ConfigError as error:
             wrong[arm.arm] = error.problems

@@ -17,6 +17,7 @@ from glioma_pde.biology.carriers import Carriers
 from glioma_pde.biology.laws import FluxLimited, LinearSensing
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.build import build
+from glioma_pde.cli import main
 from glioma_pde.config import loads
 from glioma_pde.delivery import Schedule, gaussian
 from glioma_pde.errors import ConfigError, GliomaError
@@ -28,6 +29,7 @@ from glioma_pde.observe import observe
 from glioma_pde.repeat import experiment_from_file
 from glioma_pde.run import run
 from glioma_pde.schedule import make_plan
+from glioma_pde.session import build_all
 from glioma_pde.solve import solve
 from glioma_pde.tensors import ORDERS, stretched
 from glioma_pde.tissue import Tissue
@@ -383,6 +385,32 @@ def test_an_image_named_in_a_configuration_is_used(tmp_path):
     np.testing.assert_allclose(
         in_world(tissue), normalised(fibres(np.moveaxis(tissue.grid.world_mm(), 0, -1))), atol=1e-6
     )
+
+
+def test_the_command_gives_tensors_to_the_arms_that_ask_for_them_and_says_what_is_wrong_with_them(tmp_path, capsys):
+    text = BASE.replace('"bundle"', '"box"').replace("[16, 14]", "[7, 6, 5]").replace("[0, 0]", "[0, 0, 0]")
+    section = 'tensors = "dti.nii.gz"\norder = "dipy"\naxes = "world"\ncarriers = false\n'
+    text += f'[anisotropy]\n{section}[arms.directed]\n[arms.half.anisotropy]\nstrength = 0.5\n[arms.plain]\nwithout = ["anisotropy"]\n'
+    affine = np.eye(4)
+    affine[:3, 3] = (-3.0, -2.5, -2.0)
+    path, source = written(tmp_path / "dti.nii.gz", affine, SHAPE, "dipy", "world"), tmp_path / "directed.toml"
+    source.write_text(text)
+    arms = loads(text, folder=tmp_path).arms
+    directed, half, plain = build_all(arms)
+    assert plain.model.tissue.tensors is None and plain.model["tumour"].anisotropy is None
+    alone = build(arms[0]).model.tissue.tensors
+    for one_of in (directed, half):
+        assert eqx.tree_equal(one_of.model.tissue.tensors, alone)
+    assert [e.model["tumour"].anisotropy for e in (directed, half)] == [1.0, 0.5]
+
+    image = nib.load(path)
+    values = np.array(image.get_fdata(), np.float32)
+    values[3, 3, 2] *= -1.0
+    nib.save(nib.Nifti1Image(values, affine), path)
+    assert main(["run", str(source), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "anisotropy.tensors: " in told and "not positive definite in 1 voxels" in told
+    assert told.count("\n") == 2  # the file, and a sentence for each arm that has them
 
 
 @pytest.mark.parametrize(

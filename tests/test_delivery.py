@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from glioma_pde.biology.carriers import Carriers
+from glioma_pde.biology.immune import Suppression
+from glioma_pde.biology.prodrug import Boluses, Courses
+from glioma_pde.biology.surgery import Resections
+from glioma_pde.biology.temozolomide import OralDoses
 from glioma_pde.biology.tumour import Tumour
-from glioma_pde.delivery import CarrierDoses, Intracerebral, gaussian
+from glioma_pde.delivery import CarrierDoses, Intracerebral, Intravenous, gaussian
 from glioma_pde.grid import Grid
 from glioma_pde.model import Model
 from glioma_pde.tissue import Tissue
@@ -174,3 +178,42 @@ def test_footprints_are_differentiable_in_place_and_width():
             float(goal(at[0] + step, at[1]) - goal(at[0] - step, at[1])) / (2 * h), rel=1e-7
         )
     assert float(slopes[1]) == pytest.approx(float(goal(at[0], at[1] + h) - goal(at[0], at[1] - h)) / (2 * h), rel=1e-7)
+
+
+ONE = jnp.array([1.0])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda: CarrierDoses.at_sites([0.0], -1e5, [[0.0]], 2.0), "0 or more, not cells -100000"),
+        (lambda: CarrierDoses.at_sites([0.0], [1e5, math.inf], [[0.0]], 2.0), "0 or more, not cells inf"),
+        (lambda: CarrierDoses.at_sites([math.nan], 1e5, [[0.0]], 2.0), "not days nan"),
+        (lambda: CarrierDoses.at_sites([0.0], 1e5, [[0.0]], -2.0), "0 or more, not sigma_mm -2"),
+        (
+            lambda: CarrierDoses.along(Intravenous(), [0.0], 1e5, 1.5, -0.1),
+            "from 0 to 1, not retained_fraction 1.5, backflow_fraction -0.1",
+        ),
+        (lambda: Courses(ONE, 2 * ONE, -ONE), "0 or more, not dose_mg_per_kg_per_day -1"),
+        (lambda: Boluses(ONE, -ONE), "0 or more, not dose_mg_per_kg -1"),
+        (lambda: OralDoses(ONE, -ONE), "0 or more, not dose_mg_per_m2 -1"),
+        (lambda: Suppression(ONE, 2 * ONE, 1.5 * ONE), "from 0 to 1, not fraction 1.5"),
+        (lambda: Resections(ONE, jnp.zeros((1, 2)), -ONE, -2 * ONE, ONE), "0 or more, not radius_mm -1, margin_mm -2"),
+        (lambda: Resections(ONE, jnp.zeros((1, 2)), ONE, ONE, 2 * ONE), "from 0 to 1, not removed_fraction 2"),
+    ],
+)
+def test_doses_from_python_that_make_no_sense_are_refused_in_one_sentence(given, message):
+    with pytest.raises(ValueError) as error:
+        given()
+    assert str(error.value) == f"Values must be finite, {message}."
+
+
+def test_traced_doses_are_taken_as_they_are():
+    """Nothing is known of them: derivatives and batches go through."""
+
+    def kept(cells):
+        doses = CarrierDoses.at_sites([0.0], cells, [[0.0]], 2.0, 0.5)
+        return doses.cells[0] * doses.retained_fraction[0]
+
+    assert float(jax.grad(kept)(1e5)) == 0.5
+    np.testing.assert_allclose(jax.vmap(kept)(jnp.array([1.0, 3.0])), [0.5, 1.5])

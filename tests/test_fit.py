@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from glioma_pde.config.fit_loading import loads_fit
+from glioma_pde.errors import ConfigError
 from glioma_pde.fit_command import calibrate
+from glioma_pde.fitting import set_up
+from glioma_pde.grid import Grid
 from glioma_pde.io.fit_file import FitFile
+from glioma_pde.io.nifti import write_image
 
 CONFIG = """
 title = "Made-up curves"
@@ -85,3 +89,65 @@ def test_a_population_from_its_file_to_its_figures(tmp_path):
     residual = FitFile(paths[0])["data"]["residual"]
     assert 0.7 < residual.std() < 1.2
     assert "one further measurement would leave" in text
+
+
+RESECTION = "{ resections = [{ day = 1.0, centre_mm = [0.0, 0.0], radius_mm = 1.0 }] }"
+DOSES = "{ fractions = [{ dose_gy = 2.0, days = [1.0] }], dose_map = { path = 'plan.nii.gz', prescription = 1.0 } }"
+
+
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        (f"surgery = {RESECTION}", "surgery"),
+        (f"arms.run.surgery = {RESECTION}", "arms.run.surgery"),
+        (f"radiotherapy = {DOSES}", "radiotherapy.dose_map"),
+        ("anisotropy = { tensors = 'a.nii', order = 'fsl', axes = 'fsl', carriers = false }", "anisotropy"),
+        (
+            "schedule.injections = [{ days = [0.0], cells = 1e5, sites_mm = [[0.0, 0.0]], sigma_mm = 1.0 }]\n"
+            "carriers.taxis = { kind = 'none' }",
+            "schedule",
+        ),
+    ],
+)
+def test_what_says_where_is_refused_of_a_site_without_places(line, where):
+    with pytest.raises(ConfigError) as error:
+        loads_fit(f"{line}\n{CONFIG}")
+    sentence = "a well-mixed site has no places; leave it out, or set fit.geometry = 'configured'"
+    assert error.value.problems == [f"{where}: {sentence}"]
+
+
+PLACED = """
+[tissue]
+kind = "phantom"
+geometry = "box"
+shape = [7, 6, 5]
+spacing_mm = 1.0
+"""
+
+
+def test_images_and_places_of_a_configured_anatomy_are_read_and_checked(tmp_path):
+    table(tmp_path, 1, 20.0, 0.1, lambda exact: 0.1 * exact)
+    grid = Grid.cartesian((7, 6, 5), 1.0)
+    dose = 0.5 + np.arange(210.0).reshape(7, 6, 5) / 210.0
+    write_image(tmp_path / "plan.nii.gz", dose, grid.matrix)
+    text = f"radiotherapy = {DOSES}\n{CONFIG}{PLACED}".replace("well_mixed", "configured").replace(
+        'quantity = "fraction"', 'quantity = "volume"'
+    )
+    text = text.replace(
+        "[tumour]\n", "[tumour]\ninitial = { kind = 'gaussian', centre_mm = [0, 0, 0], sigma_mm = 1.5, peak = 0.8 }\n"
+    )
+    text = text.replace('"tumour.initial.fraction" = { bounds = [1e-5, 1e-3], start = 2e-4 }\n', "")
+    found = set_up(loads_fit(text, "fit.toml", [], tmp_path))
+    (course,) = found.arms["run"].schedule.events
+    np.testing.assert_allclose(course.dose_map, dose, rtol=1e-6)
+
+    write_image(tmp_path / "plan.nii.gz", dose, grid.matrix @ np.diag([-1.0, 1.0, 1.0, 1.0]))
+    sites = "carriers.taxis.kind = 'none'\nschedule.injections = [{ days = [0.0], cells = 1e9, sites_mm = [[0, 0, 0]], sigma_mm = 1.0 }]\n"
+    with pytest.raises(ConfigError) as error:
+        set_up(loads_fit(sites + text, "fit.toml", [], tmp_path))
+    image, dense = error.value.problems
+    assert (
+        image
+        == "radiotherapy.dose_map.path: plan.nii.gz is not in the space of the tissue (another affine); resample it first"
+    )
+    assert "cells reach" in dense and "of the carrying capacity" in dense

@@ -8,6 +8,8 @@ from pathlib import Path
 import matplotlib.colors
 import numpy as np
 import pytest
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import Image
@@ -19,7 +21,7 @@ from glioma_pde.io.hdf5 import Quantity, RunWriter
 from glioma_pde.plot._data import Arm, Box, first_crossing, opened, sample, values_on
 from glioma_pde.plot._movie import _Film
 from glioma_pde.plot._panels import choose_days
-from glioma_pde.plot._style import DPI
+from glioma_pde.plot._style import DPI, STYLE, letter
 
 LABEL = "phantom scale, exploratory: a sphere of tissue; not a prediction"
 CENTRE = np.array([6.0, -4.0, 10.0])
@@ -312,6 +314,15 @@ def test_ledger_shows_sizes_of_imbalances(arms):
     drawn = axes.lines[0].get_ydata()
     expected = np.abs(1e-7 * np.sin(ROWS))
     np.testing.assert_allclose(drawn[1:], expected[1:], rtol=1e-9)
+
+
+def test_panels_go_on_after_the_tenth_and_after_z():
+    figure = Figure()
+    for index, expected in ((0, "a"), (9, "j"), (10, "k"), (25, "z"), (26, "aa"), (27, "ab"), (52, "ba")):
+        axes = figure.add_subplot()
+        with rc_context(STYLE):
+            letter(axes, index, "title")
+        assert axes.get_title(loc="left") == f"$\\bf{{{expected}}}$  title"
 
 
 def test_days_tell_the_story(arms):

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from glioma_pde.calibrate.morris import elementary_effects, summarise_effects, trajectories
+from glioma_pde.calibrate.sobol import indices_of, sobol_points
 from glioma_pde.cli import main
 from glioma_pde.config import loads
+from glioma_pde.config.study import Measure
 from glioma_pde.errors import ConfigError
 from glioma_pde.io.fit_file import SENSITIVITY, FitFile
-from glioma_pde.sensitivity import Outcome
+from glioma_pde.sensitivity import Outcome, logarithm
 
 
 @pytest.mark.parametrize("levels", [2, 4, 8])
@@ -57,6 +59,72 @@ def test_an_odd_grid_is_refused():
         trajectories(3, 4, 5, seed=0)
 
 
+def test_points_of_an_index_differ_in_its_factor_alone():
+    points = sobol_points(4, 64, seed=5)
+    a, b, *mixed = points
+    assert points.shape == (6, 64, 4)
+    for i, one in enumerate(mixed):
+        np.testing.assert_array_equal(one[:, i], b[:, i])
+        np.testing.assert_array_equal(np.delete(one, i, axis=1), np.delete(a, i, axis=1))
+    # each column of A and of B has one point in every 64th
+    for column in np.concatenate([a, b], axis=1).T:
+        assert sorted(np.floor(64 * column)) == list(range(64))
+    assert np.array_equal(points, sobol_points(4, 64, seed=5))
+    assert not np.array_equal(points, sobol_points(4, 64, seed=6))
+    with pytest.raises(ValueError, match="powers of two, not 48"):
+        sobol_points(4, 48, seed=0)
+
+
+def test_indices_of_the_ishigami_function_are_the_exact_ones():
+    """y = sin x₁ + a sin² x₂ + b x₃⁴ sin x₁ on (−π, π)³ (Ishigami & Homma 1990)."""
+    a, b, p = 7.0, 0.1, math.pi
+    x, y, z = np.moveaxis(p * (2.0 * sobol_points(3, 4096, seed=1) - 1.0), 2, 0)
+    of_x = 0.5 * (1.0 + b * p**4 / 5.0) ** 2
+    of_y, of_xz = a**2 / 8.0, b**2 * p**8 * (1.0 / 18.0 - 1.0 / 50.0)
+    variance = of_x + of_y + of_xz
+    found = indices_of((np.sin(x) + a * np.sin(y) ** 2 + b * z**4 * np.sin(x))[None], seed=1)
+    exact_first = np.array([of_x, of_y, 0.0]) / variance
+    exact_total = np.array([of_x + of_xz, of_y, of_xz]) / variance
+    np.testing.assert_allclose(found.first[0], exact_first, atol=0.02)
+    np.testing.assert_allclose(found.total[0], exact_total, atol=0.02)
+    assert np.all((found.first_low[0] < exact_first) & (exact_first < found.first_high[0]))
+    assert np.all((found.total_low[0] < exact_total) & (exact_total < found.total_high[0]))
+    assert np.all(found.total_high - found.total_low < 0.12)
+
+
+def test_without_interactions_first_and_total_are_the_same_and_make_up_the_whole():
+    points = sobol_points(3, 1024, seed=2)
+    linear = points @ np.array([3.0, -2.0, 0.0])
+    found = indices_of(np.stack([linear, np.exp(linear)]), seed=2, resamples=100)
+    exact = np.array([9.0, 4.0, 0.0]) / 13.0
+    np.testing.assert_allclose(found.first[0], exact, atol=0.01)
+    np.testing.assert_allclose(found.total[0], exact, atol=0.01)
+    assert np.all(found.total[1, :2] > found.first[1, :2] + 0.02)  # a product
+    for value in found:
+        assert value.shape == (2, 3) and abs(value[0, 2]) < 1e-12  # no share, and certainly so
+
+
+def test_intervals_hold_the_exact_index_as_often_as_they_say():
+    exact = np.array([9.0, 4.0, 1.0]) / 14.0
+    held = np.zeros((2, 3))
+    for seed in range(60):
+        outcome = sobol_points(3, 128, seed) @ np.array([3.0, -2.0, 1.0])
+        found = indices_of(outcome[None], seed, level=0.8, resamples=60)
+        held += [
+            (found.first_low[0] <= exact) & (exact <= found.first_high[0]),
+            (found.total_low[0] <= exact) & (exact <= found.total_high[0]),
+        ]
+    assert np.all(held >= 42), held
+
+
+def test_a_logarithm_is_that_of_the_ratio_and_there_is_none_of_a_difference():
+    change = Measure(arm="a", against="b")
+    np.testing.assert_allclose(logarithm(change, np.array([-0.5, 1.0])), np.log([0.5, 2.0]))
+    np.testing.assert_allclose(logarithm(Measure(arm="a"), np.array([3.0])), np.log([3.0]))
+    assert logarithm(change, np.array([-0.5, -1.0])) is None
+    assert logarithm(Measure(arm="a", against="b", form="difference"), np.array([3.0])) is None
+
+
 SMALL = """
 title = "Small"
 [tissue]
@@ -76,6 +144,7 @@ precision = "float64"
 outcome = { arm = "a", day = 4.0 }
 trajectories = 6
 levels = 4
+samples = 64
 batch = 8
 [[sensitivity.factors]]
 parameter = "tumour.proliferation_per_day"
@@ -95,19 +164,40 @@ def test_the_command_finds_that_growth_alone_matters(tmp_path, capsys):
     assert main(["sensitivity", str(source), "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "tumour.proliferation_per_day" in said
+    assert "(256 points, n = 64)" in said
     with (tmp_path / "sensitivity.csv").open(encoding="utf-8") as file:
         rho, diffusivity = csv.DictReader(file)
     assert float(rho["at_low"]) == pytest.approx(1e6 * math.exp(0.04), rel=1e-4)
     assert float(rho["at_high"]) == pytest.approx(1e6 * math.exp(0.4), rel=1e-4)
     assert float(rho["at_default"]) == pytest.approx(1e6 * math.exp(0.1), rel=1e-4)
     assert float(diffusivity["mu_star"]) < 1e-6 * float(rho["mu_star"])
+    for scale in ("sobol", "sobol_log"):  # ln N = ln N₀ + ρ t
+        assert float(rho[f"{scale}_first"]) == pytest.approx(1.0, abs=0.1)
+        assert float(rho[f"{scale}_total"]) == pytest.approx(1.0, abs=0.1)
+        assert float(rho[f"{scale}_total_low"]) < float(rho[f"{scale}_total"]) < float(rho[f"{scale}_total_high"])
+        assert 0.0 <= float(diffusivity[f"{scale}_total"]) < 1e-10
     assert (tmp_path / "sensitivity.png").stat().st_size > 10000
     file = FitFile(tmp_path / "sensitivity.h5", SENSITIVITY)
     assert file["morris"]["points"].shape == (6, 3, 2)
+    of = 0.01 + 0.09 * file["sobol"]["points"][..., 0]
+    np.testing.assert_allclose(file["sobol"]["outcomes"], 1e6 * np.exp(4.0 * of), rtol=1e-4)
+    assert float(file.attributes["interval_level"]) == 0.95
     assert float(file.attributes["all_unfavourable"]) == pytest.approx(1e6 * math.exp(0.4), rel=1e-4)
     (tmp_path / "again").mkdir()
     assert main(["plot", str(tmp_path / "sensitivity.h5"), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "sensitivity.png").exists()
+
+
+@pytest.mark.parametrize("change", ["samples", "factors"])
+def test_without_samples_or_with_one_factor_there_are_no_shares(tmp_path, capsys, change):
+    source = tmp_path / "small.toml"
+    one = SMALL.rpartition("[[sensitivity.factors]]")[0]
+    source.write_text(SMALL.replace("samples = 64", "samples = 0") if change == "samples" else one)
+    assert main(["sensitivity", str(source), "--out", str(tmp_path)]) == 0
+    assert "Sobol" not in capsys.readouterr().out
+    file = FitFile(tmp_path / "sensitivity.h5", SENSITIVITY)
+    assert "sobol" not in file and not [name for name in file["factors"] if "sobol" in name]
+    assert (tmp_path / "sensitivity.png").exists()
 
 
 def test_factors_that_no_arm_has_are_named(tmp_path, capsys):

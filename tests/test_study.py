@@ -264,6 +264,8 @@ why = "few"
          "sensitivity: outcome needs a day after 0"),
         ("[output]", "[sensitivity]\nlevels = 3\noutcome = { arm = 'rt', day = 1.0 }\nfactors = [{ parameter = 'drug.kill.ic50_uM' }]\n[output]",
          "sensitivity: levels must be even"),
+        ("[output]", "[sensitivity]\nsamples = 48\noutcome = { arm = 'rt', day = 1.0 }\nfactors = [{ parameter = 'drug.kill.ic50_uM' }]\n[output]",
+         "sensitivity: samples must be a power of two, or 0"),
     ],
 )  # fmt: skip
 def test_a_wrong_study_is_told_in_one_sentence(old, new, message):

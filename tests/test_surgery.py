@@ -329,6 +329,23 @@ def test_wrong_sections_are_told_in_one_sentence(old, new, message):
     assert message in error.value.problems[0]
 
 
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (
+            "[{ day = 1.0, centre_mm = [0.0, 0.0], radius_mm = -3.0 }]",
+            "resections[0].radius_mm: should be greater than 0 (it is -3.0)",
+        ),
+        ("[]", "resections: should have at least 1 entry (it has 0)"),
+    ],
+)
+def test_the_only_resection_is_told_once(listed, message):
+    text = f"{TEXT.partition('[surgery]')[0]}[surgery]\nresections = {listed}\n"
+    with pytest.raises(ConfigError) as error:
+        loads(text)
+    assert error.value.problems == [f"surgery.{message}"]
+
+
 def test_a_resection_outside_the_brain_is_told_with_the_nearest_tissue():
     text = TEXT.partition("[arms.both]")[0].replace("[4.0, 3.0]", "[11.0, 9.0]")
     with jax.enable_x64(False), pytest.raises(ConfigError, match=r"resections\[1\].centre_mm.*not in brain tissue"):

@@ -8,11 +8,14 @@ An `Event` is what happens at an instant.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ..grid import Grid
@@ -29,6 +32,25 @@ Quantities = Mapping[str, Array]
 
 TUMOUR, CELLS, SUBSTANCE = "tumour", "cells", "substance"
 """Roles of transported fields: cells of the tumour, other cells, and concentrations."""
+
+
+def refuse_outside(low: float, high: float = math.inf, **values: Any) -> None:
+    """Doses and fractions given from Python; what is traced, or stands in for an array, is taken as it is.
+
+    Raises:
+        ValueError: naming all values that are not finite or not within [low, high].
+    """
+    wrong = []
+    for name, value in values.items():
+        if isinstance(value, jax.core.Tracer) or not isinstance(value, Array | np.ndarray | int | float | list | tuple):
+            continue
+        found = np.asarray(value, float).ravel()
+        bad = found[~((found >= low) & (found <= high) & np.isfinite(found))]
+        if bad.size:
+            wrong.append(f"{name} {bad[0]:g}")
+    if wrong:
+        most = f"from {low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more" if low > -math.inf else ""
+        raise ValueError(f"Values must be finite{most and ', '}{most}, not {', '.join(wrong)}.")
 
 
 class FieldSpec(NamedTuple):

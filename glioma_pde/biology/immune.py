@@ -16,6 +16,7 @@ M is kept as a field only because its integral obeys Ẋ = K∫s dV − d_M X ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ from jax import Array
 from ..numerics.diffusion import conductances, outflow_rate
 from ..parameters import default
 from ..tissue import Tissue
-from .base import SUBSTANCE, Context, Fields, FieldSpec, Flux, Module, Observable, Quantities, Transfer
+from .base import SUBSTANCE, Context, Fields, FieldSpec, Flux, Module, Observable, Quantities, Transfer, refuse_outside
 
 
 class Suppression(eqx.Module):
@@ -39,6 +40,10 @@ class Suppression(eqx.Module):
     start_day: Array
     end_day: Array
     fraction: Array
+
+    def __check_init__(self):
+        refuse_outside(-math.inf, start_day=self.start_day, end_day=self.end_day)
+        refuse_outside(0.0, 1.0, fraction=self.fraction)
 
     @classmethod
     def none(cls) -> Suppression:

@@ -22,7 +22,7 @@ from jax import Array
 from ..numerics.diffusion import conductances, outflow_rate
 from ..parameters import default
 from ..tissue import Tissue
-from .base import DENSEST, SUBSTANCE, Context, Fields, FieldSpec, Flux, Module, Quantities, Transfer
+from .base import DENSEST, SUBSTANCE, Context, Fields, FieldSpec, Flux, Module, Quantities, Transfer, refuse_outside
 from .kinetics import mean_decay, mean_rise
 
 MICROMOLAR_PER_MOL_PER_MM3 = 1e12
@@ -39,6 +39,10 @@ class Courses(eqx.Module):
     end_day: Array
     dose_mg_per_kg_per_day: Array
 
+    def __check_init__(self):
+        refuse_outside(-math.inf, start_day=self.start_day, end_day=self.end_day)
+        refuse_outside(0.0, dose_mg_per_kg_per_day=self.dose_mg_per_kg_per_day)
+
     @classmethod
     def none(cls) -> Courses:
         empty = jnp.zeros((0,))
@@ -50,6 +54,10 @@ class Boluses(eqx.Module):
 
     day: Array
     dose_mg_per_kg: Array
+
+    def __check_init__(self):
+        refuse_outside(-math.inf, day=self.day)
+        refuse_outside(0.0, dose_mg_per_kg=self.dose_mg_per_kg)
 
     @classmethod
     def none(cls) -> Boluses:

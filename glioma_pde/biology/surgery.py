@@ -8,6 +8,7 @@ where R ≥ ½ leave the domain for good: all that is transported is taken out o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from jax import Array, lax
 from ..grid import Grid
 from ..parameters import default
 from ..tissue import Tissue
-from .base import CELLS, TUMOUR, Box, Event, Fields, Observable
+from .base import CELLS, TUMOUR, Box, Event, Fields, Observable, refuse_outside
 
 _INSIDE = 0.5
 """R from which on a cell of the grid belongs to the cavity."""
@@ -56,6 +57,11 @@ class Resections(Event):
     edge_mm: Array | float = default("surgery.edge_mm")
     region: Array | None = None
     closed: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        refuse_outside(-math.inf, day=self.day)
+        refuse_outside(0.0, radius_mm=self.radius_mm, margin_mm=self.margin_mm)
+        refuse_outside(0.0, 1.0, removed_fraction=self.removed_fraction)
 
     def entries(self, model):
         return {

@@ -10,6 +10,7 @@ brain, the same everywhere; what the CSF takes from plasma is neglected. Tumour 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from ..parameters import default
-from .base import Context, Fields, Hazard, Module, Observable, Quantities
+from .base import Context, Fields, Hazard, Module, Observable, Quantities, refuse_outside
 from .kinetics import mean_decay
 from .laws import Hill, Kill, Linear
 
@@ -35,6 +36,10 @@ class OralDoses(eqx.Module):
 
     day: Array
     dose_mg_per_m2: Array
+
+    def __check_init__(self):
+        refuse_outside(-math.inf, day=self.day)
+        refuse_outside(0.0, dose_mg_per_m2=self.dose_mg_per_m2)
 
     @classmethod
     def none(cls) -> OralDoses:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..errors import ConfigError
 from .fit import FIT_SECTIONS
 from .loading import merge, parsed_toml, read_text, study_of
-from .messages import sentence, shown
+from .messages import sentences, shown
 from .sections import Study
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -23,6 +23,8 @@ _ONE_CELL: dict[str, Any] = {
     "initial": {"kind": "gaussian", "centre_mm": [0.0, 0.0], "sigma_mm": 1.0, "peak": 0.1},
 }
 """What stands in for the anatomy of a well-mixed site until it is built."""
+_WITH_A_PLACE = (("surgery", ""), ("anisotropy", ""), ("schedule", ""), ("radiotherapy", "dose_map"))
+"""Sections, and keys of sections, that say where."""
 
 
 class FitStudy(BaseModel):
@@ -125,7 +127,7 @@ def _one(data: dict[str, Any], where: str, text: str, folder: str | Path, proble
         try:
             found[name] = adapter.validate_python(given)
         except ValidationError as e:
-            problems += [sentence(name, error, given) for error in e.errors(include_url=False)][:100]
+            problems += sentences(name, e, given, 100)
     problems += _unread(found)
     # as it is written, so that a mistake elsewhere in [fit] does not ask for a tissue
     if isinstance(fit, dict) and fit.get("geometry") == "well_mixed":
@@ -160,6 +162,20 @@ def is_fit_config(path: str | Path) -> bool:
 
 def _one_cell(data: dict[str, Any]) -> list[str]:
     problems = []
+    arms = data.get("arms")
+    tables = [("", data)]
+    if isinstance(arms, dict):
+        tables += [(f"arms.{name}.", arm) for name, arm in arms.items() if isinstance(arm, dict)]
+    for path, table in tables:
+        for section, key in _WITH_A_PLACE:
+            within = table if not key else table.get(section)
+            name = key or section
+            if isinstance(within, dict) and name in within:
+                del within[name]
+                where = f"{path}{section}{key and '.'}{key}"
+                problems.append(
+                    f"{where}: a well-mixed site has no places; leave it out, or set fit.geometry = 'configured'"
+                )
     tumour = data.setdefault("tumour", {})
     if "tissue" in data:
         problems.append("tissue: a well-mixed site has none; leave it out, or set fit.geometry = 'configured'")

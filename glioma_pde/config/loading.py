@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ..errors import ConfigError, one_line
 from .anatomy import Atlas
 from .base import text_fault
-from .messages import nearest, sentence, shown
+from .messages import nearest, sentences, shown
 from .presets import PRESETS, tables
 from .rules import across_sections, in_images
 from .sections import CAPACITY, DEFAULTED, REQUIRED, SECTIONS, Config, Study
@@ -222,7 +222,7 @@ def _one_arm(
         try:
             parsed[name] = adapter.validate_python(data[name])
         except ValidationError as e:
-            problems += [sentence(name, err, data[name]) for err in e.errors(include_url=False)[:MOST_PROBLEMS]]
+            problems += sentences(name, e, data[name], MOST_PROBLEMS)
     problems += across_sections(parsed, set(data))
     if atlas is not None:
         problems += in_images(parsed, atlas)

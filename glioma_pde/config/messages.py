@@ -6,15 +6,34 @@ import functools
 import re
 from typing import Any
 
+from pydantic import ValidationError
+
 from ..errors import one_line
 from .base import nearest
 from .fit import FIT_SECTIONS
 from .sections import SECTIONS
 
-__all__ = ["nearest", "sentence", "shown"]
+__all__ = ["nearest", "sentences", "shown"]
+
+_LENGTH = re.compile(
+    r"^\w+ should have at (?P<bound>least|most) (?P<number>\d+) items? after validation, not (?P<found>\d+)"
+)
 
 
-def sentence(section: str, error: Any, data: Any) -> str:
+def sentences(section: str, error: ValidationError, data: Any, most: int) -> list[str]:
+    """Up to ``most`` errors of a section. That a list is too short is not said where entries of it are wrong: they
+    are left out of the count."""
+    found = error.errors(include_url=False)
+    places = [e["loc"] for e in found]
+    said = [
+        e
+        for e in found
+        if e["type"] != "too_short" or all(p == e["loc"] or p[: len(e["loc"])] != e["loc"] for p in places)
+    ]
+    return [_sentence(section, e, data) for e in said[:most]]
+
+
+def _sentence(section: str, error: Any, data: Any) -> str:
     """One pydantic error as 'path: what is wrong'."""
     path, value, tag = section, data, False
     for n, part in enumerate(error["loc"], start=1):
@@ -44,6 +63,9 @@ def sentence(section: str, error: Any, data: Any) -> str:
         meant = meant if "did you mean" in meant else ""
         return f"{path}.{key}: {shown(context.get('tag'))} is not one of {', '.join(tags)}{meant}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if length := _LENGTH.match(message):
+        entries = "entry" if length["number"] == "1" else "entries"
+        message = f"should have at {length['bound']} {length['number']} {entries} (it has {length['found']})"
     it = "" if isinstance(value, dict | list) else f" (it is {shown(value)})"
     return f"{path}: {message}{it}"
 

@@ -194,6 +194,7 @@ class Sensitivity(Section):
 
     Attributes:
         trajectories: r of the method of Morris. levels: p of its grid.
+        samples: n of Sobol's indices, a power of two: n (k + 2) points for k factors. 0, or a single factor: no indices.
         set: overrides ``section.key=value`` for this analysis alone, such as coarser cells.
     """
 
@@ -201,6 +202,7 @@ class Sensitivity(Section):
     factors: Annotated[tuple[Factor, ...], Field(max_length=60)]
     trajectories: Annotated[int, Field(ge=2, le=1000)] = 20
     levels: Annotated[int, Field(ge=2, le=64)] = 8
+    samples: Annotated[int, Field(ge=0, le=2**16)] = 128
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     batch: Annotated[int, Field(ge=1, le=10000)] = 32
     set: tuple[Line, ...] = ()
@@ -214,6 +216,8 @@ class Sensitivity(Section):
             raise ValueError("factors names a parameter twice")
         if self.levels % 2:
             raise ValueError("levels must be even")
+        if self.samples == 1 or self.samples & (self.samples - 1):
+            raise ValueError("samples must be a power of two, or 0")
         if not self.outcome.day:
             raise ValueError("outcome needs a day after 0")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -188,12 +189,14 @@ def arm_key(arms: Sequence[Arm]) -> list[Line2D]:
 
 
 def letter(axes: Axes, index: int, title: str, key: Sequence[Artist] = (), raised: bool = False) -> None:
-    """A panel's letter and title, and below them a key to what the panel alone uses.
+    """A panel's letter (after z: aa, ab, …) and title, and below them a key to what the panel alone uses.
 
     Args:
         raised: leave the room of a key where there is none, so that titles in a row stay level.
     """
-    axes.set_title(f"$\\bf{{{'abcdefghij'[index]}}}$  {title}", pad=15 if key or raised else 5)
+    more, last = divmod(index, 26)
+    label = (ascii_lowercase[more - 1] if more else "") + ascii_lowercase[last]
+    axes.set_title(f"$\\bf{{{label}}}$  {title}", pad=15 if key or raised else 5)
     if key:
         axes.legend(
             handles=key,

@@ -1,4 +1,4 @@
-"""Figure of a sensitivity analysis from its file alone: one factor at a time, and elementary effects."""
+"""Figure of a sensitivity analysis from its file alone: one factor at a time, elementary effects, shares of the variance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def plot_sensitivity(path: str | Path, out_dir: str | Path, formats: Sequence[st
 
 
 def sensitivity(file: FitFile) -> Figure:
-    """Tornado of the outcome, μ* and σ of its elementary effects, and what is left where favourable parameters are not."""
+    """Tornado of the outcome, its elementary effects, its Sobol indices, and what is left where favourable parameters are not."""
     table, a = file["factors"], file.attributes
     order = np.argsort(-table["mu_star"])
     count = len(order)
@@ -44,15 +44,28 @@ def sensitivity(file: FitFile) -> Figure:
     footer = "a: one parameter at a time at the ends of its range, the others as in the file (line); ▲ marks the favourable end, "
     footer += "◇ the default of the parameter table. b: mean size μ* of the elementary effects over the whole range and their "
     footer += f"standard deviation σ (Morris 1991, Campolongo et al. 2007), {file['morris']['outcomes'].shape[0]} trajectories; "
-    footer += "bars: standard error. c: outcomes at all points of the trajectories."
-    body = 30.0 + _ROW_MM * count + 52.0
+    footer += "bars: standard error. "
+    scales = [n for n in ("sobol", "sobol_log") if f"{n}_total" in table]
+    if scales:
+        footer += f"c{', d' if scales[1:] else ''}: share of the variance over all ranges that goes with the parameter alone (first order) and "
+        footer += f"with all of its interactions too (total), n = {file['sobol']['outcomes'].shape[1]}; lines: "
+        footer += f"{100 * float(a['interval_level']):.0f} % intervals of a bootstrap. "
+    footer += f"{'abcde'[2 + len(scales)]}: outcomes at all points of the trajectories."
+    rows = 2 if scales else 1
+    body = 8.0 + rows * (_ROW_MM * count + 22.0) + 52.0
     sheet = Sheet(WIDTH_MM, body, str(a["title"]), "; ".join(t for t in (str(a["label"]), subject) if t), footer)
     top = sheet.top_mm - 8.0
     height = _ROW_MM * count
     _tornado(sheet.axes(52.0, top - height, 62.0, height), table, order, float(a["base"]) * scale, scale, unit)
     _sizes(sheet.axes(122.0, top - height, 54.0, height), table, order, scale, unit)
-    top -= height + 22.0
-    _spread(sheet.axes(52.0, top - 36.0, 124.0, 36.0), file, scale, unit)
+    for i, name in enumerate(scales):
+        axes = sheet.axes(52.0 + 64.0 * i, top - 2 * height - 22.0, 60.0, height)
+        _shares(axes, table, order, name, labelled=i == 0)
+        letter(axes, 2 + i, "Sobol indices of the outcome" if name == "sobol" else "Of its logarithm")
+    top -= rows * (height + 22.0)
+    axes = sheet.axes(52.0, top - 36.0, 124.0, 36.0)
+    _spread(axes, file, scale, unit)
+    letter(axes, 2 + len(scales), "All points of the trajectories")
     return sheet.figure
 
 
@@ -112,6 +125,25 @@ def _sizes(axes: Axes, table: dict[str, np.ndarray], order: np.ndarray, scale: f
     letter(axes, 1, "Elementary effects")
 
 
+def _shares(axes: Axes, table: dict[str, np.ndarray], order: np.ndarray, name: str, labelled: bool) -> None:
+    rows = np.arange(len(order))
+    for kind, colour, offset in (("first", _LOW, -0.17), ("total", _HIGH, 0.17)):
+        value, low, high = (table[f"{name}_{kind}{end}"][order] for end in ("", "_low", "_high"))
+        axes.hlines(rows + offset, low, high, color=colour, linewidth=1.0)
+        axes.plot(value, rows + offset, "o", color=colour, markersize=3.2)
+    axes.axvline(0.0, color=INK, linewidth=0.8)
+    axes.set_yticks(rows, [_label(table, int(k)) for k in order] if labelled else [], fontsize=SMALL - 0.7)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("share of the variance")
+    handles = [
+        Line2D([], [], color=c, marker="o", markersize=3.2, label=t)
+        for c, t in ((_LOW, "first order"), (_HIGH, "total"))
+    ]
+    axes.legend(handles=handles, loc="lower right", fontsize=SMALL - 1, handlelength=1.0)
+
+
 def _spread(axes: Axes, file: FitFile, scale: float, unit: str) -> None:
     values = scale * file["morris"]["outcomes"].ravel()
     axes.hist(values, bins=40, color="#cfcfcf", edgecolor="white", linewidth=0.3)
@@ -134,4 +166,3 @@ def _spread(axes: Axes, file: FitFile, scale: float, unit: str) -> None:
         told.append(value)
     axes.set_xlabel(f"outcome{unit}")
     axes.set_ylabel("points")
-    letter(axes, 2, "All points of the trajectories")
