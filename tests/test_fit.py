@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from glioma_pde.config.fit_loading import loads_fit
+from glioma_pde.errors import ConfigError
 from glioma_pde.fit_command import calibrate
+from glioma_pde.fitting import set_up
 from glioma_pde.io.fit_file import FitFile
 
 CONFIG = """
@@ -66,6 +68,15 @@ def test_a_curve_with_errors_of_its_own(tmp_path):
     rate = list(law["names"]).index(RATE)
     assert law["low"][rate] < 0.1 * np.exp(0.2 * np.random.default_rng(3).standard_normal()) < law["high"][rate]
     assert bool(file.attributes["quadratic"])
+
+
+def test_a_table_without_arms_serves_a_file_without_them(tmp_path):
+    (tmp_path / "d.csv").write_text("subject,time,observable,value,sd\na,0,volume,100,10\na,4,volume,150,10\n")
+    setup = set_up(loads_fit(CONFIG, "fit.toml", [], tmp_path))
+    assert set(setup.data.arm) == set(setup.arms)
+    arms = "arms={one={}, two={time={step_days=2.0}}}"
+    with pytest.raises(ConfigError, match="column 'arm' is missing; the configuration has the arms one, two"):
+        set_up(loads_fit(CONFIG, "fit.toml", [arms], tmp_path))
 
 
 @pytest.mark.slow
