@@ -96,3 +96,15 @@ def test_a_population_from_its_file_to_its_figures(tmp_path):
     residual = FitFile(paths[0])["data"]["residual"]
     assert 0.7 < residual.std() < 1.2
     assert "one further measurement would leave" in text
+
+
+def test_signals_that_are_not_cells_need_a_scale(tmp_path):
+    (tmp_path / "d.csv").write_text("subject,time,observable,value,sd\na,0,volume,0.1,0.1\na,4,volume,0.2,0.1\n")
+    for kind in ("cell_index", "bioluminescence"):
+        with pytest.raises(ConfigError, match=f"{kind} is a signal, not cells: give scale"):
+            loads_fit(CONFIG.replace("scale = 1e6\n", "").replace('"fraction"', f'"{kind}"'), "fit.toml", [], tmp_path)
+    sets = ["observables.volume.quantity='confluence'", "observables.volume.scale='cover'"]
+    problem = set_up(loads_fit(CONFIG + "cover = { bounds = [0.5, 20.0] }\n", "fit.toml", sets, tmp_path)).problem()
+    at = {RATE: 0.1, "tumour.initial.fraction": 1e-4}
+    low, high = (problem.predict(problem.from_natural(at | {"cover": c}))[0, 0, 0] for c in (1.0, 10.0))
+    assert float(high / low) == pytest.approx(10.0, rel=1e-3)
