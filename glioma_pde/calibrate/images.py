@@ -43,6 +43,10 @@ KNOWN_RATIO = 5.0
 """D_w/D_g (Swanson, Alvord & Murray 2000), where one scan cannot tell it."""
 
 
+UNTOLD = 100.0
+"""A 90 % interval whose ends are so many times apart tells nothing."""
+
+
 class ImageFit(NamedTuple):
     """What the images tell.
 
@@ -209,7 +213,8 @@ def _intervals(free: tuple[str, ...], s: np.ndarray, covariance: np.ndarray) -> 
         for name, value in weights.items():
             w[at[name]] = value
         middle, sd = float(w @ s) + add, math.sqrt(w @ covariance @ w)
-        return math.exp(middle - half * sd), math.exp(middle + half * sd)
+        with np.errstate(over="ignore"):  # without limit where the images tell nothing
+            return float(np.exp(middle - half * sd)), float(np.exp(middle + half * sd))
 
     out = {}
     for name, k in at.items():
@@ -235,7 +240,12 @@ def _told(several: bool, intervals, natural, free, s, problem: Images, known_rat
             ("white_grey_ratio", "D_w/D_g"),
         ):
             low, high = intervals[name]
-            out.append(f"{label} = {natural[name]:.3g} [{low:.3g}, {high:.3g}]")
+            known = high < UNTOLD * low
+            out.append(
+                f"{label} = {natural[name]:.3g} [{low:.3g}, {high:.3g}]"
+                if known
+                else f"{label} is not identifiable from these images"
+            )
     else:
         out.append(
             "images of one time tell D_w/ρ and the origin only: D_w, ρ, the age of the tumour and its speed are not "

@@ -1,7 +1,7 @@
 """What a scan says of every cell of a tissue: shares of segmentations, and cellularity from diffusion.
 
 Water diffuses the more slowly the more cells there are. With ADC_w of free water and ADC_min where cells are packed most
-densely (Atuegwu et al. 2013, Hormuth et al. 2015),
+densely (Atuegwu et al. 2011, Hormuth et al. 2015),
 
     N = θ (ADC_w − ADC)/(ADC_w − ADC_min),    θ the capacity, so that u = N/θ.
 """

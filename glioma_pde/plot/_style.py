@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ def letter(axes: Axes, index: int, title: str, key: Sequence[Artist] = (), raise
     Args:
         raised: leave the room of a key where there is none, so that titles in a row stay level.
     """
-    axes.set_title(f"$\\bf{{{'abcdefghij'[index]}}}$  {title}", pad=15 if key or raised else 5)
+    axes.set_title(f"$\\bf{{{ascii_lowercase[index]}}}$  {title}", pad=15 if key or raised else 5)
     if key:
         axes.legend(
             handles=key,
