@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from .calibrate.noise import Noise
     from .calibrate.observation import Observation
     from .calibrate.optimise import fit
-    from .calibrate.population import Population, fit_population
+    from .calibrate.population import Population
+    from .calibrate.population_search import fit_population
     from .calibrate.predict import predict
     from .calibrate.problem import Free, Problem
     from .calibrate.sample import sample
@@ -106,7 +107,8 @@ _NAMES = {
     "calibrate.noise": ["Noise"],
     "calibrate.observation": ["Observation"],
     "calibrate.optimise": ["fit"],
-    "calibrate.population": ["Population", "fit_population"],
+    "calibrate.population": ["Population"],
+    "calibrate.population_search": ["fit_population"],
     "calibrate.predict": ["predict"],
     "calibrate.problem": ["Free", "Problem"],
     "calibrate.sample": ["sample"],

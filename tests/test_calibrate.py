@@ -21,7 +21,8 @@ from glioma_pde.calibrate.forward import Simulation, with_parameters
 from glioma_pde.calibrate.noise import Noise
 from glioma_pde.calibrate.observation import Fraction, Observation, ThresholdVolume
 from glioma_pde.calibrate.optimise import fit, starting_points
-from glioma_pde.calibrate.population import Population, Subjects, _Look, fit_population, residuals_of_subjects
+from glioma_pde.calibrate.population import Population, Subjects, residuals_of_subjects
+from glioma_pde.calibrate.population_search import _Look, fit_population
 from glioma_pde.calibrate.predict import predict_conditions
 from glioma_pde.calibrate.problem import Free
 from glioma_pde.calibrate.study import make_problem, stable_step
@@ -426,7 +427,7 @@ def test_a_population_needs_all_of_its_subjects_parameters():
 
 
 def test_priors_on_shared_parameters_are_no_part_of_the_likelihood(monkeypatch):
-    from glioma_pde.calibrate import population as module
+    from glioma_pde.calibrate import population_search as module
 
     free = [GROWTH._replace(level="subject", population=True), Free("sigma", 0.02, 1.0, prior=(0.1, 0.5))]
     data = herd(2, np.random.default_rng(0))
@@ -434,7 +435,7 @@ def test_priors_on_shared_parameters_are_no_part_of_the_likelihood(monkeypatch):
     population = Population.of(problem)
     phi, modes = np.array([np.log(0.2), np.log(0.1), np.log(0.3)]), jnp.zeros((2, 1))
     found = jnp.ones(2), jnp.ones((2, 3)), (modes, jnp.ones((2, 1, 1)))
-    monkeypatch.setattr(module, "_value_and_slope", lambda *_: found)
+    monkeypatch.setattr(module, "value_and_slope", lambda *_: found)
     whole = module._finished(population, _Look(population, None), (phi, 7.0, modes, True, 1))
     assert whole.log_likelihood == pytest.approx(-7.0 + 0.5 * (np.log(2.0) / 0.5) ** 2)
     # residuals of subjects are in units of the noise, at their own rates
