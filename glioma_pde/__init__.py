@@ -42,14 +42,16 @@ if TYPE_CHECKING:
     from .biology.vasculature import DynamicVasculature, Vasculature
     from .build import build
     from .calibrate.data import Measurements
-    from .calibrate.images import Scan, fit_images, predict_images
+    from .calibrate.images import fit_images, predict_images
     from .calibrate.noise import Noise
     from .calibrate.observation import Observation
     from .calibrate.optimise import fit
-    from .calibrate.population import Population, fit_population
+    from .calibrate.population import Population
+    from .calibrate.population_search import fit_population
     from .calibrate.predict import predict
     from .calibrate.problem import Free, Problem
     from .calibrate.sample import sample
+    from .calibrate.scans import Scan, cellularity_on, shares_on
     from .calibrate.study import make_problem
     from .calibrate.uncertainty import laplace, profiles, verdicts
     from .config import load as load_config
@@ -101,14 +103,16 @@ _NAMES = {
     "biology.vasculature": ["DynamicVasculature", "Vasculature"],
     "build": ["build"],
     "calibrate.data": ["Measurements"],
-    "calibrate.images": ["Scan", "fit_images", "predict_images"],
+    "calibrate.images": ["fit_images", "predict_images"],
     "calibrate.noise": ["Noise"],
     "calibrate.observation": ["Observation"],
     "calibrate.optimise": ["fit"],
-    "calibrate.population": ["Population", "fit_population"],
+    "calibrate.population": ["Population"],
+    "calibrate.population_search": ["fit_population"],
     "calibrate.predict": ["predict"],
     "calibrate.problem": ["Free", "Problem"],
     "calibrate.sample": ["sample"],
+    "calibrate.scans": ["Scan", "cellularity_on", "shares_on"],
     "calibrate.study": ["make_problem"],
     "calibrate.uncertainty": ["laplace", "profiles", "verdicts"],
     "config": ["load_config"],

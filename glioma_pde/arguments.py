@@ -64,7 +64,9 @@ def parser(actions: Mapping[str, Callable[[argparse.Namespace], int | None]]) ->
     resume.set_defaults(action=actions["resume"])
 
     fit = commands.add_parser("fit", help="find parameters from measurements, with their uncertainty")
-    fit.add_argument("config", help="CONFIG.toml with the sections [fit], [observables], [parameters]")
+    fit.add_argument(
+        "config", help="CONFIG.toml with the sections [fit], [observables], [parameters], or with [images]"
+    )
     fit.add_argument("--out", help="folder for fit.h5 and figures (default: results/<name of the configuration>)")
     fit.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="sets")
     fit.add_argument("--no-figures", action="store_true", help="write fit.h5 only")

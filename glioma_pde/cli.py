@@ -145,18 +145,21 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _fit(args: argparse.Namespace) -> int:
-    from .config.fit_loading import load_fit
+    from .config.fit_loading import FitStudy, load_fit
+    from .config.image_loading import is_image_config, load_images
 
     source = Path(args.config)
-    study = load_fit(source, args.sets)
+    study = load_images(source, args.sets) if is_image_config(source) else load_fit(source, args.sets)
     out = _folder(args.out or f"results/{source.stem}")
     _prepare(study.study.arms)
     from .fit_command import calibrate
+    from .image_command import calibrate_images
 
     _heading(study.study.title)
+    command: Any = calibrate if isinstance(study, FitStudy) else calibrate_images
     with _bar() as bar:
         task = bar.add_task("fit", total=1.0, state="")
-        text, paths = calibrate(
+        text, paths = command(
             study, out, not args.no_figures, lambda what, share: bar.update(task, completed=share, state=what)
         )
     print()
@@ -226,10 +229,13 @@ def _plot(args: argparse.Namespace) -> int:
             print(*plot_sensitivity(file, out, tuple(args.format) or ("png",)), sep="\n")
         return 0
     if is_fit(args.files[0]):
+        from .io.fit_file import FitFile
         from .plot.fit import plot_fit
+        from .plot.images import plot_images
 
         for file in args.files:
-            print(*plot_fit(file, out, tuple(args.format) or ("png",)), sep="\n")
+            draw = plot_images if "images" in FitFile(file) else plot_fit
+            print(*draw(file, out, tuple(args.format) or ("png",)), sep="\n")
         return 0
     formats = tuple(args.format) or ("png",)
     for path in plot_runs(args.files, out, formats, animation=not args.no_animation, jobs=args.jobs):
@@ -253,7 +259,13 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from .config.fit_loading import is_fit_config, load_fit
+    from .config.image_loading import is_image_config, load_images
 
+    if is_image_config(args.config):
+        images = load_images(args.config, args.sets)
+        count = len(images.images.scans)
+        print(f"{args.config}: correct; images of {count} day{'s' if count > 1 else ''}")
+        return 0
     if is_fit_config(args.config):
         fit = load_fit(args.config, args.sets)
         print(

@@ -14,7 +14,8 @@ from scipy.stats import chi2
 
 from .calibrate.forward import Batch
 from .calibrate.optimise import Fit, fit, on_bounds
-from .calibrate.population import Population, PopulationFit, fit_population, search_population
+from .calibrate.population import Population, PopulationFit
+from .calibrate.population_search import fit_population, search_population
 from .calibrate.predict import Ensemble, predict_conditions, predict_population
 from .calibrate.problem import Problem
 from .calibrate.score import Score, score

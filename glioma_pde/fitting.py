@@ -121,7 +121,7 @@ def set_up(study: FitStudy) -> Setup:
     """
     if any(arm.numerics.precision == "float64" for arm in study.study.arms):
         jax.config.update("jax_enable_x64", True)
-    data = Measurements.parse(read_table(study.data_path), str(study.data_path))
+    data = Measurements.parse(read_table(study.data_path), str(study.data_path), [c.arm for c in study.study.arms])
     simulation, noises, problems = _observed(study)
     free = tuple(
         Free(

@@ -28,10 +28,10 @@ from glioma_pde import (  # noqa: E402
     fit_images,
     mni152,
     predict_images,
+    shares_on,
     simulate,
     tissue_from_nifti,
 )
-from glioma_pde.calibrate.images import shares_on  # noqa: E402
 from glioma_pde.io.fit_file import write_fit  # noqa: E402
 from glioma_pde.io.nifti import read_image  # noqa: E402
 from glioma_pde.plot.images import image_groups, plot_images  # noqa: E402

@@ -16,13 +16,16 @@ from glioma_pde.biology.laws import Exponential
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.calibrate.data import Measurements
 from glioma_pde.calibrate.design import sensitivity
+from glioma_pde.calibrate.formula import Formula
+from glioma_pde.calibrate.forward import Simulation, with_parameters
 from glioma_pde.calibrate.noise import Noise
 from glioma_pde.calibrate.observation import Fraction, Observation, ThresholdVolume
 from glioma_pde.calibrate.optimise import fit, starting_points
-from glioma_pde.calibrate.population import Population, Subjects, _Look, fit_population, residuals_of_subjects
+from glioma_pde.calibrate.population import Population, Subjects, residuals_of_subjects
+from glioma_pde.calibrate.population_search import _Look, fit_population
 from glioma_pde.calibrate.predict import predict_conditions
 from glioma_pde.calibrate.problem import Free
-from glioma_pde.calibrate.study import make_problem
+from glioma_pde.calibrate.study import make_problem, stable_step
 from glioma_pde.calibrate.uncertainty import laplace, profiles, verdicts
 from glioma_pde.errors import ConfigError
 from glioma_pde.model import Model
@@ -333,6 +336,42 @@ def test_derived_and_fixed_parameters_shorten_the_step():
     )
 
 
+@pytest.mark.parametrize(
+    ("formula", "free", "largest"),
+    [
+        ("v ** 2 / (4 * r)", [Free("v", 0.05, 0.5), Free("r", 0.01, 0.3)], 0.25 / 0.04),  # one end each
+        ("a * b * c / e", [Free(n, 0.1, 1.0 + k) for k, n in enumerate("abce")], 60.0),
+        ("x * (20 - x) / 10", [Free("x", 0.01, 20.0)], 10.0),  # between the ends
+    ],
+)
+def test_steps_are_stable_in_the_whole_box(formula, free, largest):
+    model = Model(Tissue.radial(8, 1.0), [Tumour(0.01, 0.01, 0.05)], ledger=False)
+    white, grey = (f"tumour.diffusivity_{k}_mm2_per_day" for k in ("white", "grey"))
+    simulation = Simulation((), ((white, Formula(formula)), (grey, Formula(f"1 * {white}"))))
+    at_worst = with_parameters(model, dict.fromkeys((white, grey), jnp.asarray(largest))).largest_step()
+    assert stable_step([model], simulation, free, {}, 5.0) == pytest.approx(at_worst, rel=1e-3)
+    infinite = Simulation((), tuple((name, Formula("1 / (v - r)")) for name in (white, grey)))
+    with pytest.raises(ConfigError, match="a loss is infinite"):
+        stable_step([model], infinite, [Free("v", 1.0, 2.0), Free("r", 1.0, 2.0)], {}, 5.0)
+
+
+def test_signals_have_their_laws():
+    """A uniform dish and one half full; cell index and bioluminescence are proportional."""
+    dish = Model(Tissue.phantom("box", (4,), 1.0), [Tumour(0.0, 0.0, 0.1)], ledger=False)
+    even, half = jnp.full(4, 0.5), jnp.asarray([1.0, 1.0, 0.0, 0.0])
+    theta = {"k": jnp.asarray(3.0), "zero": jnp.asarray(0.1)}
+
+    def seen(quantity, u, scale="k", offset=0.0):
+        return float(Observation("y", quantity, scale=scale, offset=offset)(dish, {"tumour": u}, theta))
+
+    assert seen("confluence", even) == pytest.approx(1 - np.exp(-1.5), rel=1e-5)
+    assert seen("confluence", half) == pytest.approx(0.5 * (1 - np.exp(-3.0)), rel=1e-5)
+    assert seen("confluence", even, 1e3) == pytest.approx(1.0)
+    assert seen("confluence", even, 1e-3) == pytest.approx(5e-4, rel=1e-3)  # few cells do not overlap
+    assert seen("cell_index", half, offset="zero") == pytest.approx(1.6, rel=1e-5)
+    assert seen("bioluminescence", half) == pytest.approx(3.0 * 2.0 * float(dish.capacity_cells_per_mm3), rel=1e-5)
+
+
 # -- populations ------------------------------------------------------------------------------------------
 
 
@@ -388,7 +427,7 @@ def test_a_population_needs_all_of_its_subjects_parameters():
 
 
 def test_priors_on_shared_parameters_are_no_part_of_the_likelihood(monkeypatch):
-    from glioma_pde.calibrate import population as module
+    from glioma_pde.calibrate import population_search as module
 
     free = [GROWTH._replace(level="subject", population=True), Free("sigma", 0.02, 1.0, prior=(0.1, 0.5))]
     data = herd(2, np.random.default_rng(0))
@@ -396,7 +435,7 @@ def test_priors_on_shared_parameters_are_no_part_of_the_likelihood(monkeypatch):
     population = Population.of(problem)
     phi, modes = np.array([np.log(0.2), np.log(0.1), np.log(0.3)]), jnp.zeros((2, 1))
     found = jnp.ones(2), jnp.ones((2, 3)), (modes, jnp.ones((2, 1, 1)))
-    monkeypatch.setattr(module, "_value_and_slope", lambda *_: found)
+    monkeypatch.setattr(module, "value_and_slope", lambda *_: found)
     whole = module._finished(population, _Look(population, None), (phi, 7.0, modes, True, 1))
     assert whole.log_likelihood == pytest.approx(-7.0 + 0.5 * (np.log(2.0) / 0.5) ** 2)
     # residuals of subjects are in units of the noise, at their own rates

@@ -72,6 +72,15 @@ def test_a_curve_with_errors_of_its_own(tmp_path):
     assert bool(file.attributes["quadratic"])
 
 
+def test_a_table_without_arms_serves_a_file_without_them(tmp_path):
+    (tmp_path / "d.csv").write_text("subject,time,observable,value,sd\na,0,volume,100,10\na,4,volume,150,10\n")
+    setup = set_up(loads_fit(CONFIG, "fit.toml", [], tmp_path))
+    assert set(setup.data.arm) == set(setup.arms)
+    arms = "arms={one={}, two={time={step_days=2.0}}}"
+    with pytest.raises(ConfigError, match="column 'arm' is missing; the configuration has the arms one, two"):
+        set_up(loads_fit(CONFIG, "fit.toml", [arms], tmp_path))
+
+
 @pytest.mark.slow
 def test_a_population_from_its_file_to_its_figures(tmp_path):
     table(tmp_path, 6, 24.0, 0.1, lambda exact: "")
@@ -151,3 +160,15 @@ def test_images_and_places_of_a_configured_anatomy_are_read_and_checked(tmp_path
         == "radiotherapy.dose_map.path: plan.nii.gz is not in the space of the tissue (another affine); resample it first"
     )
     assert "cells reach" in dense and "of the carrying capacity" in dense
+
+
+def test_signals_that_are_not_cells_need_a_scale(tmp_path):
+    (tmp_path / "d.csv").write_text("subject,time,observable,value,sd\na,0,volume,0.1,0.1\na,4,volume,0.2,0.1\n")
+    for kind in ("cell_index", "bioluminescence"):
+        with pytest.raises(ConfigError, match=f"{kind} is a signal, not cells: give scale"):
+            loads_fit(CONFIG.replace("scale = 1e6\n", "").replace('"fraction"', f'"{kind}"'), "fit.toml", [], tmp_path)
+    sets = ["observables.volume.quantity='confluence'", "observables.volume.scale='cover'"]
+    problem = set_up(loads_fit(CONFIG + "cover = { bounds = [0.5, 20.0] }\n", "fit.toml", sets, tmp_path)).problem()
+    at = {RATE: 0.1, "tumour.initial.fraction": 1e-4}
+    low, high = (problem.predict(problem.from_natural(at | {"cover": c}))[0, 0, 0] for c in (1.0, 10.0))
+    assert float(high / low) == pytest.approx(10.0, rel=1e-3)

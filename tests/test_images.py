@@ -10,14 +10,9 @@ from scipy.ndimage import gaussian_filter
 import glioma_pde
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.calibrate.image_model import levenberg
-from glioma_pde.calibrate.images import (
-    Scan,
-    fit_images,
-    overlap_scores,
-    predict_images,
-    shares_on,
-    wave_start,
-)
+from glioma_pde.calibrate.image_start import wave_start
+from glioma_pde.calibrate.images import fit_images, overlap_scores, predict_images
+from glioma_pde.calibrate.scans import Scan, shares_on
 from glioma_pde.calibrate.score import concordance
 from glioma_pde.errors import GliomaError
 from glioma_pde.model import Model

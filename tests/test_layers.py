@@ -39,7 +39,7 @@ LAYERS = [
     {"config.sections"},
     {"config.rules", "config.messages", "config.size"},
     {"config.loading"},
-    {"config.fit_loading"},
+    {"config.fit_loading", "config.image_loading"},
     {"config"},
     {
         "io", "io._files", "io._layout", "io._packing", "io._reader", "io._vetting", "io.hdf5", "io.checkpoint", "io.nifti", "io.tensors", "io.atlas",
@@ -59,7 +59,7 @@ LAYERS = [
         "plot._outcome", "plot._compare", "plot.fit", "plot.images", "plot._fit_curves", "plot._fit_parameters",
         "plot._study", "plot.sensitivity",
     },
-    {"fit_command"},
+    {"fit_command", "image_command"},
     {"signals"},
     {"session"},
     {"study_command"},

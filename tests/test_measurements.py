@@ -82,3 +82,14 @@ c,control,1,volume,4
     ):
         assert sentence in said
     assert not check(Measurements.parse(GOOD), ["volume"], [noise], ["control", "treated"], (0.0, 3.0))
+
+
+def test_one_arm_alone_needs_no_column_and_several_do():
+    text = "subject,time,observable,value\na,0,volume,10\na,3,volume,20\n"
+    data = Measurements.parse(text, arms=["control"])
+    assert list(data.arm) == ["control", "control"]
+    assert not check(data, ["volume"], [Noise("lognormal", "s")], ["control"], (0.0, 3.0))
+    with pytest.raises(ConfigError, match="column 'arm' is missing; the configuration has the arms control, treated"):
+        Measurements.parse(text, arms=["control", "treated"])
+    named = "subject,arm,time,observable,value\na,contrl,0,volume,10\na,contrl,3,volume,20\n"
+    assert list(Measurements.parse(named, arms=["control"]).arm) == ["contrl", "contrl"]  # not silently another

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 import pytest
+from scipy.optimize import least_squares
 
-from glioma_pde.calibrate.optimise import TOLERANCE, Fit, _search, fit, levenberg_marquardt, on_bounds
+from glioma_pde.calibrate.optimise import TOLERANCE, Fit, _search, fit, in_lanes, levenberg_marquardt, on_bounds
 from glioma_pde.calibrate.problem import Problem
+from glioma_pde.calibrate.trust_region import NearestStep, TrustRegion
 from glioma_pde.calibrate.uncertainty import _crossing, criteria, curvature_profiles, laplace, profiles, verdicts
 
 
@@ -99,3 +104,51 @@ def test_ends_of_intervals():
     assert _crossing(np.array([2.0, 1.0, 0.0]), np.array([0.0, 1.0, 9.0]), 4.0, -np.inf) == 0.5
     (line,) = curvature_profiles(np.zeros(1), np.array([[0.01]]), np.array([-1.0]), np.array([1.0]), 9.0)
     assert (line.low, line.high) == (pytest.approx(-0.3), pytest.approx(0.3))
+
+
+def _least(residuals, z, steps=60, tolerance=1e-6):
+    return optx.least_squares(
+        lambda z, _: residuals(z), TrustRegion(tolerance, tolerance), jnp.asarray(z), max_steps=steps, throw=False
+    )
+
+
+def test_the_trust_region_gets_through_a_valley_and_knows_where_it_cannot():
+    valley = lambda z: jnp.stack([10.0 * (z[1] - z[0] ** 2), 1.0 - z[0]])  # noqa: E731 (Rosenbrock)
+    found = _least(valley, [-1.9, 2.0])
+    np.testing.assert_allclose(found.value, 1.0, atol=1e-8)
+    assert found.result == optx.RESULTS.successful and int(found.stats["num_steps"]) < 30
+    # where residuals do not vanish, as those of data, the end is that of scipy
+    rng = np.random.default_rng(1)
+    t = np.linspace(0.0, 2.0, 12)
+    y = 2.0 * np.exp(-1.5 * t) + 0.2 * rng.standard_normal(12)
+    curve = lambda z: jnp.exp(-jnp.exp(z[0]) * t) * z[1] - y  # noqa: E731
+    exact = least_squares(lambda z: np.asarray(curve(z)), [0.5, 1.0], xtol=1e-12, ftol=1e-12, gtol=1e-12)
+    np.testing.assert_allclose(_least(curve, [0.5, 1.0]).value, exact.x, atol=1e-5)
+    # a direction that nothing depends on stays where it is
+    flat = _least(lambda z: jnp.stack([z[0] - 3.0, 2.0 * (z[0] - 3.0)]), [0.0, 7.0])
+    np.testing.assert_allclose(flat.value, [3.0, 7.0], atol=1e-8)
+    # no step is longer than the radius, however far Newton's goes
+    bowl = NearestStep().query(None, _Straight(jnp.diag(jnp.asarray([1.0, 1e-3])), jnp.asarray([1.0, 1.0])), None)
+    for radius in (1e-3, 0.5, 2.0, 100.0):
+        step, _ = NearestStep().step(jnp.asarray(radius), bowl)
+        assert float(jnp.linalg.norm(step)) == pytest.approx(radius, rel=1e-3)
+    np.testing.assert_allclose(NearestStep().step(jnp.asarray(1e4), bowl)[0], [-1.0, -1e3], rtol=1e-8)
+    lost = _least(lambda z: z * jnp.nan, [1.0])
+    assert lost.result == optx.RESULTS.nonlinear_divergence and int(lost.stats["num_steps"]) < 3
+
+
+class _Straight(NamedTuple):
+    matrix: jax.Array
+    residual: jax.Array
+
+    @property
+    def jac(self):
+        return self
+
+    def as_matrix(self):
+        return self.matrix
+
+
+def test_rows_in_lanes_are_those_of_one_batch():
+    z = jnp.arange(19.0)
+    np.testing.assert_array_equal(in_lanes(lambda a, b: (a * b, a - b), z, 2.0 * z)[0], 2.0 * z**2)

@@ -1,8 +1,9 @@
 """Measurements in long form, one row each, and everything that may be wrong with them, with row numbers.
 
-Columns, with PEtab's names for the same things in brackets: ``subject``, ``arm`` [simulationConditionId], ``time``
-[time], ``observable`` [observableId], ``value`` [measurement], and optionally ``sd`` [noiseParameters] and ``censoring``
-(``left``: the value lies below the number given, ``right``: above it). Lines that begin with ``#`` are comments.
+Columns, with PEtab's names for the same things in brackets: ``subject``, ``arm`` [simulationConditionId] (not needed where
+there is one alone), ``time`` [time], ``observable`` [observableId], ``value`` [measurement], and optionally ``sd``
+[noiseParameters] and ``censoring`` (``left``: the value lies below the number given, ``right``: above it). Lines that begin
+with ``#`` are comments.
 """
 
 from __future__ import annotations
@@ -89,8 +90,11 @@ class Measurements:
         return table.where(np.lexsort((table.time, table.observable, table.subject)))
 
     @classmethod
-    def parse(cls, text: str, where: str = "measurements") -> Measurements:
+    def parse(cls, text: str, where: str = "measurements", arms: Sequence[str] = ()) -> Measurements:
         """From the text of a CSV file.
+
+        Args:
+            arms: that the subjects may be in; where there is one alone, the table needs no column that names it.
 
         Raises:
             ConfigError: naming every column that is missing and every row that cannot be read.
@@ -114,6 +118,8 @@ class Measurements:
         missing = [n for n in ("subject", "time", "observable", "value") if columns[n] is None]
         unknown = [h for h in head if not any(h in names for names in _COLUMNS.values())]
         problems = [f"column {n!r} is missing" for n in missing]
+        if columns["arm"] is None and len(arms) > 1:
+            problems.append(f"column 'arm' is missing; the configuration has the arms {', '.join(arms)}")
         problems += [f"column {h!r} is unknown; known are {', '.join(_COLUMNS)}" for h in unknown]
         problems += [
             f"row {number}: has {len(row)} cells, the head has {len(head)}"
@@ -122,7 +128,8 @@ class Measurements:
         ]
         if problems:
             raise ConfigError(_first(problems), where)
-        rows = [{n: row[i] for n, i in columns.items() if i is not None} for row in table[1:]]
+        same = {"arm": arms[0]} if columns["arm"] is None and arms else {}
+        rows = [same | {n: row[i] for n, i in columns.items() if i is not None} for row in table[1:]]
         try:
             return cls.of(rows, numbers[1:])
         except ConfigError as error:

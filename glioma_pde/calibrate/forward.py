@@ -120,11 +120,10 @@ class Simulation(eqx.Module):
         model = with_parameters(condition.model, theta)
 
         def look(model, carry, medium, day):
-            return jnp.stack([o.quantity(model, carry.x) for o in self.observations])
+            return jnp.stack([o(model, carry.x, theta) for o in self.observations])
 
         initial = condition.start.fields(model, theta)
-        raw = solve(model, condition.schedule, initial, condition.plan, condition.days, save=look).saved
-        return jnp.stack([o.signal(raw[:, k], theta) for k, o in enumerate(self.observations)], axis=1)
+        return solve(model, condition.schedule, initial, condition.plan, condition.days, save=look).saved
 
 
 def with_parameters(model: Model, theta: Theta) -> Model:

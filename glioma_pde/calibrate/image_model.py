@@ -1,4 +1,4 @@
-"""The model behind a fit to images: from v, λ, D_w/D_g, reach and origin to shares of the cells; see `images`."""
+"""The model behind a fit to images: from v, λ, D_w/D_g, reach and origin to shares of the cells and their densities; see `images`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jax import Array
 
 from ..biology.tumour import Tumour
 from ..delivery import Schedule, gaussian
-from ..model import Model
-from ..schedule import STEPS_PER_BLOCK, Plan, tabulate
+from ..model import Model, total_tumour
+from ..schedule import STEPS_PER_BLOCK, Plan, make_plan, tabulate
 from ..solve import solve
 from ..tissue import Tissue
 from .forward import with_parameters
@@ -33,21 +33,35 @@ KNOWN_VELOCITY = 0.1
 _SEED_PEAK, _TINY = 0.5, 1e-12
 FREEDOM = 2.5
 """Bounds are the starting values over, and times, this number; of the ratio 1 to 30, of the place ± 15 mm."""
+TREATED_FREEDOM = 6.0
+"""The same of the velocity where only treated images follow the first ones, so that it is known from nothing."""
+SHARE_SD = 0.2
+"""How far the share of a cell on a contour lies off: **assumption**; it weighs segmentations against cellularity."""
 
 
 class Images(eqx.Module):
-    """Residuals of the masks as a function of scaled parameters.
+    """Residuals of the images as a function of scaled parameters.
+
+    The tumour grows from its seed until the first scan, and from then on under the treatments that the model knows.
 
     Attributes:
-        gaps: days since the first scan, ``(T,)``. shares: ``(T, 2, …)``, T1Gd then FLAIR. used: ``(T, 2)``.
+        growing: the model until the first scan. first: its plan.
+        model, schedule: from then on. after: their plan; ``None`` with one scan.
+        days: of the scans, ``(T,)``. shares: ``(T, 2, …)``, T1Gd then FLAIR. used: ``(T, 2)``.
+        level: cellularity, and weight: of its errors, ``(T, …)``, zero where it is not known; ``None`` where it never is.
         thresholds: u*, ``(2,)``. low, high: bounds, scaled. known: values of parameters that are not free, by name.
     """
 
+    growing: Model
+    first: Plan
     model: Model
-    plan: Plan
-    gaps: Array
+    schedule: Schedule
+    after: Plan | None
+    days: Array
     shares: Array
     used: Array
+    level: Array | None
+    weight: Array | None
     thresholds: Array
     low: Array
     high: Array
@@ -74,15 +88,20 @@ class Images(eqx.Module):
         }  # fmt: skip
 
     def densities(self, s: Array) -> Array:
-        """u at every scan, ``(T, …)``."""
+        """Tumour cells at every scan, fractions of capacity, ``(T, …)``."""
         p = self.natural(s)
         keys = ("diffusivity_white_mm2_per_day", "diffusivity_grey_mm2_per_day", "proliferation_per_day")
-        model = with_parameters(self.model, {f"tumour.{k}": p[k] for k in keys})
-        grid, dtype = model.tissue.grid, self.low.dtype
+        mine = {f"tumour.{k}": p[k] for k in keys}
+        growing = with_parameters(self.growing, mine)
+        grid, dtype = growing.tissue.grid, self.low.dtype
         centre = jnp.stack([p[n] for n in NAMES[LOGS : LOGS + grid.ndim]])
-        seed = gaussian(grid, centre, jnp.asarray(self.seed_mm, dtype)) * model.tissue.mask.astype(dtype)
-        days = jnp.concatenate([jnp.zeros(1, dtype), p["age_days"] + self.gaps])
-        return solve(model, Schedule(), {"tumour": _SEED_PEAK * seed}, self.plan, days)["tumour"][1:]
+        seed = gaussian(grid, centre, jnp.asarray(self.seed_mm, dtype)) * growing.tissue.mask.astype(dtype)
+        span = jnp.stack([jnp.zeros((), dtype), p["age_days"]])
+        u = solve(growing, Schedule(), {"tumour": _SEED_PEAK * seed}, self.first, span)["tumour"][1]
+        if self.after is None:
+            return u[None]
+        model = with_parameters(self.model, mine)
+        return solve(model, self.schedule, {"tumour": u}, self.after, self.days, save=_all_cells).saved
 
     def predicted(self, u: Array) -> Array:
         """Shares of the masks, ``(T, 2, …)``."""
@@ -95,38 +114,58 @@ class Images(eqx.Module):
         return jax.vmap(jax.vmap(self.model.tissue.grid.integrate))(shares)
 
     def errors(self, s: Array) -> Array:
-        """Predicted less seen shares, zero where nothing was segmented, ``(T, 2, …)``."""
+        """Predicted less seen shares, zero where nothing was segmented, and of cellularity in such units, ``(T, 2 or 3, …)``."""
+        u = self.densities(s)
         shape = (*self.used.shape, *[1] * (self.shares.ndim - 2))
         keep = self.model.tissue.mask[None, None] & self.used.reshape(shape)
-        return jnp.where(keep, self.predicted(self.densities(s)) - self.shares, 0.0)
+        masks = jnp.where(keep, self.predicted(u) - self.shares, 0.0)
+        if self.level is None or self.weight is None:
+            return masks
+        return jnp.concatenate([masks, (self.weight * (u - self.level))[:, None]], axis=1)
+
+
+def _all_cells(model: Model, carry, medium, day) -> Array:
+    return total_tumour(model, carry.x)
 
 
 def growth_model(tissue: Tissue) -> Model:
     return Model(tissue, [Tumour(0.1, 0.02, 0.025)], ledger=False)
 
 
-def steps_for(model: Model, gaps, low: Array, high: Array, known: Mapping[str, Array], free: Sequence[str]) -> Plan:
-    """Steps enough for every parameter within the bounds: the time to the first scan is s/v, so that its number of steps
-    does not depend on v."""
+def first_plan(growing: Model, ends: Mapping[str, tuple[float, float]]) -> Plan:
+    """Steps enough until the first scan for every parameter within the bounds: this time is s/v, so that its number of
+    steps does not depend on v."""
+    rate = max(1.0 / _largest_step(growing, 1.0, length) for length in ends["length_mm"])  # per day at v = 1 mm/day
+    parts = max(1, math.ceil(ends["size_mm"][1] * rate / STEPS_PER_BLOCK))
+    return tabulate([[(0, 1, part, parts, ()) for part in range(parts)]], 0, 2)
+
+
+def plan_after(
+    model: Model, schedule: Schedule, days, ends: Mapping[str, tuple[float, float]], longest: float
+) -> Plan | None:
+    """Steps enough between the scans, none longer than ``longest`` [day]; ``None`` for a single scan."""
+    if len(days) == 1:
+        return None
+    fastest = ends["velocity_mm_per_day"][1]
+    step = min(longest, *(_largest_step(model, fastest, length) for length in ends["length_mm"]))
+    # no step is longer than the whole time, however long it may be
+    return make_plan(model, schedule, np.asarray(days, float).tolist(), min(step, float(days[-1] - days[0])))
+
+
+def ends_of(low: Array, high: Array, known: Mapping[str, Array], free: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Bounds of the parameters on logarithmic scales, natural."""
     ends = {n: (math.exp(float(low[k])), math.exp(float(high[k]))) for k, n in enumerate(free) if n in NAMES[:LOGS]}
-    ends |= {n: (float(v), float(v)) for n, v in known.items() if n in NAMES[:LOGS]}
-    rate = 0.0  # of losses, per day at v = 1 mm/day
-    for length in ends["length_mm"]:
-        d = jnp.asarray(0.5 * length)
-        tumour = {
-            "diffusivity_white_mm2_per_day": d,
-            "diffusivity_grey_mm2_per_day": d,
-            "proliferation_per_day": 0.25 / d,
-        }
-        rate = max(rate, 1.0 / with_parameters(model, {f"tumour.{k}": v for k, v in tumour.items()}).largest_step())
-    spans = [ends["size_mm"][1], *(np.diff(gaps, prepend=0.0)[1:] * ends["velocity_mm_per_day"][1])]
-    if gaps[0] > 0:
-        spans[0] += gaps[0] * ends["velocity_mm_per_day"][1]
-    rows = []
-    for j, span in enumerate(spans):
-        parts = max(1, math.ceil(span * rate / STEPS_PER_BLOCK))
-        rows.append([(j, j + 1, part, parts, ()) for part in range(parts)])
-    return tabulate(rows, 0, len(spans) + 1)
+    return ends | {n: (float(v), float(v)) for n, v in known.items() if n in NAMES[:LOGS]}
+
+
+def _largest_step(model: Model, velocity: float, length: float) -> float:
+    d = jnp.asarray(0.5 * velocity * length)
+    tumour = {
+        "diffusivity_white_mm2_per_day": d,
+        "diffusivity_grey_mm2_per_day": d,
+        "proliferation_per_day": jnp.asarray(0.5 * velocity / length),
+    }
+    return with_parameters(model, {f"tumour.{k}": v for k, v in tumour.items()}).largest_step()
 
 
 def levenberg(residuals, z: Array, steps: int) -> tuple[Array, Array]:

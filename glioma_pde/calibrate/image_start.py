@@ -10,8 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..delivery import Schedule
+from ..model import Model
 from ..tissue import Tissue
-from .image_model import FREEDOM, KNOWN_VELOCITY, NAMES, Images, growth_model, levenberg, steps_for
+from .image_model import (
+    FREEDOM,
+    KNOWN_VELOCITY,
+    LOGS,
+    NAMES,
+    SHARE_SD,
+    TREATED_FREEDOM,
+    Images,
+    ends_of,
+    first_plan,
+    growth_model,
+    levenberg,
+    plan_after,
+)
+from .scans import Scan, radius_of
 
 
 def wave_start(radii: Sequence[tuple[float, float | None, float | None]], thresholds: tuple[float, float]):
@@ -42,14 +58,15 @@ def in_a_sphere(radii, thresholds, velocity: float | None, length: float, size: 
     start = {"velocity_mm_per_day": velocity or KNOWN_VELOCITY, "length_mm": length, "size_mm": size}
     at = jnp.asarray([math.log(start[n]) for n in names], dtype)
     freedom = math.log(FREEDOM)
-    gaps = np.asarray([row[0] - radii[0][0] for row in radii], float)
+    days = np.asarray([row[0] for row in radii], float)
     known = {n: jnp.asarray(v, dtype) for n, v in start.items() if n not in names}
     known |= {"white_grey_ratio": jnp.asarray(1.0, dtype), "x_mm": jnp.zeros((), dtype)}
-    plan = steps_for(model, gaps, at - freedom, at + freedom, known, names)
+    ends = ends_of(at - freedom, at + freedom, known, names)
     seen = np.asarray([[np.nan if r is None else r for r in row[1:]] for row in radii])
-    shares = jnp.zeros((len(gaps), 2, *tissue.grid.shape), dtype)
+    shares = jnp.zeros((len(days), 2, *tissue.grid.shape), dtype)
     problem = Images(
-        model, plan, jnp.asarray(gaps, dtype), shares, jnp.asarray(~np.isnan(seen)), jnp.asarray(thresholds, dtype),
+        model, first_plan(model, ends), model, Schedule(), plan_after(model, Schedule(), days, ends, math.inf),
+        jnp.asarray(days, dtype), shares, jnp.asarray(~np.isnan(seen)), None, None, jnp.asarray(thresholds, dtype),
         at - freedom, at + freedom, known, seed_mm, names,
     )  # fmt: skip
     z = _search_radii(problem, problem.unconstrained(at), jnp.asarray(np.nan_to_num(seen), dtype))
@@ -58,6 +75,79 @@ def in_a_sphere(radii, thresholds, velocity: float | None, length: float, size: 
     if not np.all(np.isfinite(found)):
         return velocity, length, size
     return (found[0] if velocity is not None else None), found[1], found[2]
+
+
+def first_guess(
+    tissue: Tissue,
+    scans: Sequence[Scan],
+    thresholds: tuple[float, float],
+    known_ratio: float,
+    free: tuple[str, ...],
+    model: Model | None,
+    schedule: Schedule,
+    treated_from: float,
+    step_days: float,
+) -> tuple[Images, Array]:
+    """The problem, and where its search begins, scaled.
+
+    How fast the contours move tells the velocity as long as nothing is done; after that it begins from the parameters of the
+    model, with more freedom.
+    """
+    dtype, seed = tissue.white.dtype, 0.75 * max(tissue.grid.spacing_mm)
+    radii = [(scan.day, radius_of(tissue, scan.t1gd), radius_of(tissue, scan.flair)) for scan in scans]
+    alone = [row for row in radii if row[0] <= treated_from]
+    velocity, length, size = wave_start(alone, thresholds)
+    velocity, length, size = in_a_sphere(alone, thresholds, velocity, length, size, seed)
+    world, mask = tissue.grid.world_mm(), np.asarray(tissue.mask)
+    core = next(s.t1gd for s in scans if s.t1gd is not None and s.t1gd.max() > 0)
+    weight = core * mask
+    origin = (world * weight).reshape(3, -1).sum(axis=1) / weight.sum()
+    # what is seen is an average of white and grey matter: the sphere's D is that of the region
+    edge = next(s.flair for s in scans if s.flair is not None and s.flair.max() > 0) * mask
+    mean = float((edge * np.asarray(tissue.white + tissue.grey / known_ratio)).sum() / edge.sum())
+    root, freedom = math.sqrt(max(mean, 0.05)), FREEDOM
+    if velocity is None and model is not None:
+        tumour = model["tumour"]
+        d, rho = float(tumour.diffusivity_white_mm2_per_day), float(tumour.proliferation_per_day)
+        velocity, freedom = 2.0 * math.sqrt(d * rho) * root, TREATED_FREEDOM
+    start = {
+        "velocity_mm_per_day": (velocity or KNOWN_VELOCITY) / root, "length_mm": length / root,
+        "white_grey_ratio": known_ratio, "size_mm": size / root, "x_mm": origin[0], "y_mm": origin[1], "z_mm": origin[2],
+    }  # fmt: skip
+    s, low, high = [], [], []
+    for name in free:
+        reach = math.log(freedom if name == "velocity_mm_per_day" else FREEDOM)
+        at, reach = (math.log(start[name]), reach) if name in NAMES[:LOGS] else (float(start[name]), 15.0)
+        ends = (0.0, math.log(30.0)) if name == "white_grey_ratio" else (at - reach, at + reach)
+        s.append(at)
+        low.append(ends[0])
+        high.append(ends[1])
+    known = {n: jnp.asarray(v, dtype) for n, v in start.items() if n not in free}
+    lows, highs = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
+    whole = model or growth_model(tissue)
+    growing = Model(tissue, [whole["tumour"]], whole.capacity_cells_per_mm3, whole.stepper, ledger=False)
+    bounds = ends_of(lows, highs, known, free)
+    days = np.asarray([scan.day for scan in scans], float)
+    empty = np.zeros(tissue.grid.shape)
+    masks = np.stack([[empty if m is None else m for m in (s.t1gd, s.flair)] for s in scans])
+    used = jnp.asarray([[s.t1gd is not None, s.flair is not None] for s in scans])
+    level, weight = _cellularities(scans, mask, dtype)
+    problem = Images(
+        growing, first_plan(growing, bounds), whole, schedule, plan_after(whole, schedule, days, bounds, step_days),
+        jnp.asarray(days, dtype), jnp.asarray(masks, dtype), used, level, weight, jnp.asarray(thresholds, dtype), lows, highs,
+        known, seed, free,
+    )  # fmt: skip
+    return problem, jnp.asarray(s, dtype)
+
+
+def _cellularities(scans: Sequence[Scan], mask: np.ndarray, dtype) -> tuple[Array | None, Array | None]:
+    """Of all scans, zero where they are not known, and the weights of their errors."""
+    if all(scan.cellularity is None for scan in scans):
+        return None, None
+    maps = np.stack([np.full(mask.shape, np.nan) if s.cellularity is None else s.cellularity for s in scans])
+    known = np.isfinite(maps) & mask
+    sd = np.asarray([s.sd for s in scans]).reshape(-1, *[1] * mask.ndim)
+    return jnp.asarray(np.where(known, maps, 0.0), dtype), jnp.asarray(np.where(known, SHARE_SD / sd, 0.0), dtype)
 
 
 @eqx.filter_jit

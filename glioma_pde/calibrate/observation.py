@@ -28,6 +28,10 @@ class Quantity(eqx.Module):
     def __call__(self, model: Model, x: Mapping[str, Array]) -> Array:
         raise NotImplementedError
 
+    def signal(self, model: Model, x: Mapping[str, Array], scale: Array | float) -> Array:
+        """What an instrument shows of it, less its offset; most are proportional."""
+        return scale * self(model, x)
+
 
 class Burden(Quantity):
     """K ∫u dV [cells]."""
@@ -44,12 +48,30 @@ class Volume(Quantity):
 
 
 class Fraction(Quantity):
-    """Mean of u over the tissue [1]: confluence; with a scale factor cell index or bioluminescence."""
+    """Mean of u over the tissue [1]; with a scale factor a cell index."""
 
     def __call__(self, model, x):
-        grid = model.tissue.grid
-        inside = model.tissue.mask.astype(model.tissue.white.dtype)
-        return grid.integrate(total_tumour(model, x)) / grid.integrate(inside)
+        return _mean(model, total_tumour(model, x))
+
+
+class Confluence(Quantity):
+    """Share of the area that cells cover [1], ⟨1 − e^{−k u}⟩: at most 1, however many there are.
+
+    Cells lie where they happen to, over each other too, so that what they leave bare is e^{−k u} with k the areas of all
+    cells at capacity over the area of the dish: the scale of the observable, k = 1 without one (**assumption**).
+    """
+
+    def __call__(self, model, x):
+        return self.signal(model, x, 1.0)
+
+    def signal(self, model, x, scale):
+        return _mean(model, -jnp.expm1(-scale * total_tumour(model, x)))
+
+
+def _mean(model: Model, values: Array) -> Array:
+    """Over the tissue; ``values`` are zero elsewhere."""
+    grid = model.tissue.grid
+    return grid.integrate(values) / grid.integrate(model.tissue.mask.astype(model.tissue.white.dtype))
 
 
 class ThresholdVolume(Quantity):
@@ -95,15 +117,19 @@ QUANTITIES: dict[str, tuple[type[Quantity], str]] = {
     "burden": (Burden, "cells"),
     "volume": (Volume, "mm3"),
     "fraction": (Fraction, "1"),
+    "confluence": (Confluence, "1"),
+    "cell_index": (Fraction, "1"),
+    "bioluminescence": (Burden, "photons/s"),
     "threshold_volume": (ThresholdVolume, "mm3"),
     "threshold_radius": (ThresholdRadius, "mm"),
     "carriers": (CarrierBurden, "cells"),
 }
-"""Quantities by the names of a configuration, with their units before any scale factor."""
+"""Quantities by the names of a configuration, with their units before any scale factor. Cell index and bioluminescence are
+signals: proportional to the mean density and to the cells, by a factor that is never known beforehand."""
 
 
 class Observation(eqx.Module):
-    """An observable: offset + scale · quantity.
+    """An observable: offset + scale · quantity, or of a `Confluence` offset + ⟨1 − e^{−scale · u}⟩.
 
     Attributes:
         quantity: one of `QUANTITIES`, by name or as an object.
@@ -116,8 +142,8 @@ class Observation(eqx.Module):
     scale: str | float = eqx.field(static=True, default=1.0)
     offset: str | float = eqx.field(static=True, default=0.0)
 
-    def signal(self, raw: Array, theta: Mapping[str, Array]) -> Array:
-        return value_of(self.offset, theta) + value_of(self.scale, theta) * raw
+    def __call__(self, model: Model, x: Mapping[str, Array], theta: Mapping[str, Array]) -> Array:
+        return value_of(self.offset, theta) + self.quantity.signal(model, x, value_of(self.scale, theta))
 
     def names(self) -> list[str]:
         """Parameters it reads."""

@@ -1,7 +1,7 @@
 """Finding the best parameters: many starts at once, and none of them hidden.
 
 Few parameters: Levenberg–Marquardt (optimistix) on residuals whose half square is the cost, noise included. Many: Adam,
-then L-BFGS (optax). Every start runs until its own tolerance; all starts run in one `jax.vmap`.
+then L-BFGS (optax). Every start runs until its own tolerance; starts run in `jax.vmap` (`in_lanes`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from jax import Array
 from scipy.stats import qmc
 
 from .problem import Problem
+from .trust_region import TrustRegion
 
+LANES = 8
+"""Starts in one `jax.vmap` on a CPU: with more of them a core does not get through faster, and all wait for the slowest."""
 MANY = 40
 """From so many parameters on, L-BFGS is used."""
 SAMPLINGS = ("latin_hypercube", "sobol")
@@ -132,9 +135,16 @@ def starting_points(problem: Problem, count: int, seed: int, sampling: str = "la
     return jnp.asarray(points, problem.low.dtype)
 
 
+def in_lanes(function: Callable[..., Any], *arrays: Array) -> Any:
+    """`jax.vmap` by `LANES` rows at a time; on other devices than a CPU by all at once."""
+    if jax.default_backend() != "cpu":
+        return jax.vmap(function)(*arrays)
+    return jax.lax.map(lambda row: function(*row), arrays, batch_size=LANES)
+
+
 @eqx.filter_jit
 def _search(problem: Problem, z0: Array, search: Callable, tolerance, max_steps: int):
-    return jax.vmap(lambda z: search(problem, z, tolerance, max_steps))(z0)
+    return in_lanes(lambda z: search(problem, z, tolerance, max_steps), z0)
 
 
 @eqx.filter_jit
@@ -152,10 +162,11 @@ def levenberg_marquardt(
         hold: mask and scaled values of entries that stay as they are (profiles).
     """
     mask, values = hold or (jnp.zeros(z0.shape, bool), z0)
+    z0 = jnp.where(mask, 0.0, z0)  # which nothing pulls anywhere
 
     def search(z, round_):
         lift, accuracy = round_
-        solver = Scoring(accuracy, accuracy)
+        solver = TrustRegion(accuracy, accuracy)
         place = jnp.where(mask, values, problem.scaled(z))
         reference = jax.lax.stop_gradient(problem.compare(place).log_sigma) if problem.free_noise else jnp.zeros(())
         args = (problem, reference, lift, mask, values)
@@ -171,23 +182,6 @@ def levenberg_marquardt(
         search, z0, (jnp.asarray(LIFTS, z0.dtype), jnp.maximum(tolerance, jnp.asarray(LOOSE, z0.dtype)))
     )
     return z, converged[-1], jnp.sum(steps), jnp.any(good)
-
-
-def _silent(**state: Any) -> None:
-    """Says nothing of a step."""
-
-
-class Scoring(optx.AbstractGaussNewton):
-    """Levenberg–Marquardt whose damping falls to a hundredth after every step that does at least half of what it promised:
-    residuals come in units of σ, near the best parameters Gauss–Newton's own steps are the right ones, and a batch of
-    starts waits for the slowest."""
-
-    rtol: Any
-    atol: Any
-    norm: Any = eqx.field(static=True, default=optx.max_norm)
-    descent: Any = eqx.field(default_factory=optx.DampedNewtonDescent)
-    search: Any = eqx.field(default_factory=lambda: optx.ClassicalTrustRegion(0.5, 0.01, 100.0, 0.1))
-    verbose: Any = eqx.field(static=True, default=_silent)
 
 
 def _as_they_stand(z: Array, args) -> Array:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from scipy.stats import qmc
 
 from ..delivery import Schedule
 from ..errors import ConfigError
@@ -17,6 +21,9 @@ from .forward import Simulation, Start, Uniform, conditions, is_parameter, with_
 from .noise import Noise
 from .observation import Observation
 from .problem import Free, Problem, parameter_problems
+
+LOOKS = 32
+"""Points within the bounds at which `stable_step` looks."""
 
 
 def make_problem(
@@ -80,18 +87,58 @@ def make_problem(
 def stable_step(
     models: Collection[Model], simulation: Simulation, free: Sequence[Free], fixed: Mapping[str, Any], longest: float
 ) -> float:
-    """Longest time step [day], at most ``longest``, at which the models are stable with all free parameters at their lower
-    bounds, and with all at their upper ones; derived and fixed parameters count.
+    """Longest time step [day], at most ``longest``, at which the models are stable wherever in their bounds the free
+    parameters are; derived and fixed parameters count.
 
-    Rates grow with the parameters of the models, so that these two corners bound them. Where a formula falls with one free
-    parameter and rises with another (a diffusivity from v²/4ρ), its extreme lies at a corner that is not looked at: give
-    a shorter step there.
+    The fastest loss grows or falls with each parameter, and through a formula of several it grows with some and falls with
+    others (a diffusivity v²/4ρ). The corner where it is largest is therefore looked for: from the lower ends, the upper
+    ones, and the corner next to the worst of `LOOKS` points within, to the worst neighbour along an edge until none
+    is worse. Those points count too, in case a formula has its largest value between the ends.
+
+    Raises:
+        ConfigError: if a formula makes a loss infinite within the bounds.
     """
+    ends = [(f.low, f.high) for f in free] + [(float(np.min(v)), float(np.max(v))) for v in fixed.values()]
+    low, high = np.asarray(ends, float).reshape(-1, 2).T
+    names = (*(f.name for f in free), *fixed)
+    points = low + (high - low) * qmc.Sobol(max(1, len(names)), rng=0).random(LOOKS)[:, : len(names)]
+    edges = np.eye(len(names), dtype=bool)
     step = longest
-    for corner, end in (("low", np.min), ("high", np.max)):
-        ends = {n: jnp.asarray(end(np.asarray(v, float))) for n, v in fixed.items()}
-        theta = simulation.complete({**ends, **{f.name: jnp.asarray(getattr(f, corner)) for f in free}})
-        for model in models:
-            mine = {n: v for n, v in theta.items() if is_parameter(model, n)}
-            step = min(step, with_parameters(model, mine).largest_step())
+    for model in models:
+        seen = _losses(model, simulation, names, points)
+        worst = float(np.max(seen))
+        nearest = points[np.argmax(seen)] > 0.5 * (low + high)
+        for corner in (np.zeros(len(names), bool), np.ones(len(names), bool), nearest):
+            before = -np.inf
+            while True:
+                around = np.concatenate([corner[None], corner[None] ^ edges])
+                rates = _losses(model, simulation, names, np.where(around, high, low))
+                if not np.max(rates) > before:
+                    break
+                before, corner = float(np.max(rates)), around[np.argmax(rates)]
+            worst = max(worst, before)
+        if not np.isfinite(worst):
+            text = (
+                "parameters: somewhere within their bounds a loss is infinite; narrow those that a formula divides by"
+            )
+            raise ConfigError([text], "problem")
+        step = min(step, 1.0 / worst if worst > 0 else np.inf)
     return float(step)
+
+
+def _losses(model: Model, simulation: Simulation, names: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """The fastest loss [1/day] at each row of natural values; zero where a formula has no value."""
+    rates = np.asarray(_mapped_losses(model, simulation, tuple(names), jnp.asarray(values)), float)
+    return np.where(np.isnan(rates), 0.0, rates)
+
+
+@eqx.filter_jit
+def _mapped_losses(model: Model, simulation: Simulation, names: tuple[str, ...], values: Array) -> Array:
+    def one(row):
+        theta = simulation.complete({n: row[k] for k, n in enumerate(names)})
+        mine = {n: v for n, v in theta.items() if is_parameter(model, n)}
+        there = with_parameters(model, mine)
+        infinite = jnp.any(jnp.isinf(jnp.stack([jnp.zeros(()), *mine.values()])))
+        return jnp.where(infinite, jnp.inf, there.loss_rate(there.prepare()))
+
+    return jax.lax.map(one, values)

@@ -62,9 +62,12 @@ class Noise(Section):
 
 
 class Observable(Section):
-    """offset + scale · quantity."""
+    """offset + scale · quantity; of confluence offset + ⟨1 − e^{−scale · u}⟩."""
 
-    quantity: Literal["burden", "volume", "fraction", "threshold_volume", "threshold_radius", "carriers"]
+    quantity: Literal[
+        "burden", "volume", "fraction", "confluence", "cell_index", "bioluminescence", "threshold_volume",
+        "threshold_radius", "carriers",
+    ]  # fmt: skip
     unit: Line | None = None
     scale: Number | Name = 1.0
     offset: Number | Name = 0.0
@@ -76,6 +79,14 @@ class Observable(Section):
     def _threshold(self):
         if (self.threshold is not None) != self.quantity.startswith("threshold"):
             raise ValueError("threshold belongs to the quantities threshold_volume and threshold_radius, which need it")
+        return self
+
+    @model_validator(mode="after")
+    def _signal(self):
+        if self.quantity in ("cell_index", "bioluminescence") and "scale" not in self.model_fields_set:
+            raise ValueError(
+                f"{self.quantity} is a signal, not cells: give scale, best as the name of a free parameter"
+            )
         return self
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ..errors import one_line
 from .base import nearest
 from .fit import FIT_SECTIONS
+from .image_sections import IMAGE_SECTIONS
 from .sections import SECTIONS
 
 __all__ = ["nearest", "sentences", "shown"]
@@ -87,7 +88,7 @@ def shown(value: Any) -> str:
 
 @functools.cache
 def _schema(section: str) -> dict[str, Any]:
-    return (SECTIONS | FIT_SECTIONS)[section].json_schema()
+    return (SECTIONS | FIT_SECTIONS | IMAGE_SECTIONS)[section].json_schema()
 
 
 @functools.lru_cache(maxsize=1000)
