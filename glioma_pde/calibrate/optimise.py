@@ -1,7 +1,7 @@
 """Finding the best parameters: many starts at once, and none of them hidden.
 
-Few parameters: Levenberg–Marquardt (optimistix) on residuals whose half square is the cost, noise included. Many: Adam,
-then L-BFGS (optax). Every start runs until its own tolerance; starts run in `jax.vmap` (`in_lanes`).
+Few parameters: Levenberg–Marquardt within a trust region (optimistix) on residuals whose half square is the cost, noise
+included. Many: Adam, then L-BFGS (optax). Every start runs until its own tolerance, in `jax.vmap` with others (`in_lanes`).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ LIFTS = (5.0, 1.0, 0.6)
 """In each round no σ may fall below e^{−lift} of its value at the round's beginning; a small lift makes Gauss–Newton's
 Hessian that of Newton (½ would be exact)."""
 TOLERANCE = {"lm": 1e-4, "lbfgs": 1e-8}
-"""By method. The last steps of Levenberg–Marquardt are Newton's: one that changes parameters and residuals by 1e-4 leaves
-some 1e-8 of the cost, or less."""
+"""By method. Levenberg–Marquardt ends where Newton's step is shorter than 1e-4 standard deviations of the parameters, and takes
+it: what is left of the cost is 1e-8 or less."""
 LOOSE = (1e-2, 1e-4, 0.0)
 """Tolerances of the rounds, where they are larger than the user's."""
 
@@ -103,8 +103,8 @@ def fit(
 
     Args:
         method: ``"lm"`` or ``"lbfgs"``; by the number of parameters if not given.
-        tolerance: relative change of the parameters (and, with ``"lm"``, of the residuals) at which a start stops; by
-            default `TOLERANCE`.
+        tolerance: at which a start stops: with ``"lm"`` what `trust_region.TrustRegion` says, else the relative change of the
+            parameters; by default `TOLERANCE`.
     """
     method = method or ("lm" if problem.size < MANY else "lbfgs")
     points = starting_points(problem, starts, seed, sampling)
