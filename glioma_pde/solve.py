@@ -102,7 +102,7 @@ def solve(
             transported fields.
 
     Memory of a reverse pass: with N steps in all, about 2 √N carries and the inside of one step, whatever the
-    save days are; a gradient then costs five to six solves. States that ``save`` returns come on top.
+    save days are; a gradient then costs six to seven solves. States that ``save`` returns come on top.
     """
     save = save or (lambda model, carry, medium, day: carry.x)
     medium = model.prepare()
