@@ -38,6 +38,11 @@ SHAPES = [
 """Of one cell, of one row, of rows no vector divides, and the last two of enough cells to be shared among threads."""
 
 
+@pytest.fixture(autouse=True)
+def small_solves_are_native_too(monkeypatch):
+    monkeypatch.setattr(elliptic, "LARGE", 0)
+
+
 def arrays(shape, dtype, count):
     """Positive arrays, and one with zeros and steep edges among them."""
     rng = np.random.default_rng(sum(shape))

@@ -26,6 +26,10 @@ SOLVED = "solved"
 """Name of what is found by many sweeps, for policies of recomputation."""
 
 
+LARGE = 2**19
+"""Cells from which native sweeps are faster than XLA's, whose loops are as good while fields fit into a core's cache."""
+
+
 class Coupling(NamedTuple):
     """How cells exchange a uniformly diffusing field [1/day, relative to the reference volume].
 
@@ -146,7 +150,7 @@ _solution = kernels.drop_in(
     lambda sink, *_: [sink, jax.core.ShapedArray((), jnp.int32)],
     _solution_in_xla,
     _solution_native,
-    takes=lambda *operands: _uniform(operands[7:]),
+    takes=lambda *operands: _large(operands[0], operands[7:]),
 )
 
 
@@ -233,9 +237,9 @@ def _in_xla(source: Array, weight: Array, guess: Array, r2: Array, count: Array,
     return list(lax.fori_loop(0, count // 2, body, (guess, guess, one))[:2])
 
 
-def _uniform(g: Sequence[Any]) -> bool:
-    """Whether cells exchange what they do by one number per axis."""
-    return all(ga.ndim == 0 for ga in g)
+def _large(field: Any, g: Sequence[Any]) -> bool:
+    """Whether there are many cells, which exchange what they do by one number per axis."""
+    return field.size >= LARGE and all(ga.ndim == 0 for ga in g)
 
 
 _sweeps = kernels.drop_in(
@@ -243,7 +247,7 @@ _sweeps = kernels.drop_in(
     lambda source, *_: [source, source],
     _in_xla,
     lambda source, *rest: kernels.call("chebyshev", [kernels.like(source)] * 2, source, *rest),
-    takes=lambda *operands: _uniform(operands[5:]),
+    takes=lambda *operands: _large(operands[0], operands[5:]),
 )
 
 
