@@ -305,6 +305,8 @@ def test_each_mistake_is_one_sentence_with_its_path(name):
         ("[tissue]", "label = 3\n[tissue]", "label: must be a string"),
         ("[tissue]", "arms = 3\n[tissue]", "arms: must hold one table per arm"),
         ("[tissue]", "tumour\n[tissue]", "not valid TOML"),
+        ("[carriers]", "[carriers]\nproliferation_per_day = 0.3", "carriers.proliferation_per_day: 0.3 is more than loss"),
+        ("[carriers]", "[carriers]\nproliferation_per_day = 0.3\ncrowding = 0.4", "nothing caps the carriers; set"),
         ("[time]", "[numerics]\nstepper = 'rkl2'\n[time]", "numerics.stepper: 'rkl2' is for diffusion"),
         ("[time]", "[numerics]\nelliptic_tolerance = 1e-9\n[time]", "needs precision = 'float64'"),
         ("[time]", "[outcome]\nt1gd_threshold = 0.1\n[time]", "outcome.t1gd_threshold: must be above"),
@@ -314,6 +316,11 @@ def test_mistakes_across_keys_and_sections(old, new, expected):
     assert old in TREATED
     found = problems_of(TREATED.replace(old, new, 1))
     assert any(expected in p for p in found), found
+
+
+@pytest.mark.parametrize("cap", ["volume_filling = true", "crowding = 0.5", "loss_per_day = 0.3"])
+def test_carriers_that_something_caps_may_multiply(cap):
+    assert loads(TREATED.replace("[carriers]", f"[carriers]\nproliferation_per_day = 0.3\n{cap}"), "x.toml").arms
 
 
 def test_sections_that_need_carriers_say_so():

@@ -87,7 +87,16 @@ def padded(plan: Plan) -> Plan:
     return jax.tree.map(lambda leaf: leaf[0], stack([plan, blank]))
 
 
+def capped(kind, p):
+    """Those that configurations accept: carriers that multiply stop at twice the capacity or below."""
+    law = KINDS[kind][1]
+    crowding = p["gamma"] if law["one_sided"] else 0.0
+    free = not law["filling"] and crowding < 0.5
+    return p | {"rho_s": min(p["rho_s"], p["loss"])} if free else p
+
+
 def check(kind, p, seed):
+    p = capped(kind, p)
     r = patient(kind, seed)
     days = length_of(kind, p, r)
     model, schedule = therapy(kind, p, r, days)

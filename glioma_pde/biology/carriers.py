@@ -35,6 +35,9 @@ class Carriers(Module):
         contact_guidance: taxis follows T as well.
         volume_filling: carriers neither move nor grow into full tissue; keeps carriers alone ≤ 1.
 
+    Growth that exceeds the loss ends at N = 1: with a crowding under one half, and without volume filling, carriers can
+    outgrow `DENSEST`, for which the longest step is made, and nothing is guaranteed any more. Configurations refuse it.
+
     Rates that are ``None`` are switched off: their transfers are neither computed nor kept in the ledger.
     """
 

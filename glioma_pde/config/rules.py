@@ -29,6 +29,12 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
         problems.append(
             "carriers.taxis: needs the section [attractant] to follow; add it, or set carriers.taxis.kind = 'none'"
         )
+    if carriers is not None and _uncapped(carriers):
+        problems.append(
+            f"carriers.proliferation_per_day: {carriers.proliferation_per_day:g} is more than loss_per_day = "
+            f"{carriers.loss_per_day:g}, and nothing caps the carriers; set carriers.volume_filling = true or "
+            f"carriers.crowding = {1 / DENSEST:g} or more"
+        )
     drug = parsed.get("drug")
     if drug is not None and "prodrug" not in present and drug.secretion_mol_per_cell_per_day == 0:
         problems.append("drug: has no source; add [prodrug] or set drug.secretion_mol_per_cell_per_day")
@@ -53,6 +59,16 @@ def across_sections(parsed: Mapping[str, Any], present: set[str]) -> list[str]:
     if numerics is not None and carriers is not None and numerics.stepper == "rkl2" and carriers.taxis.kind != "none":
         problems.append("numerics.stepper: 'rkl2' is for diffusion; with taxis use 'ssprk2'")
     return problems
+
+
+DENSEST = 2.0
+"""Densities up to which steps are sure to be short enough; the same as that of `biology.base`, which knows of arrays."""
+
+
+def _uncapped(carriers: Any) -> bool:
+    """Whether carriers multiply without an end, or to more than `DENSEST`."""
+    growing = (carriers.proliferation_per_day or 0.0) > carriers.loss_per_day
+    return growing and not carriers.volume_filling and carriers.crowding < 1 / DENSEST
 
 
 def _tolerance(tolerance: float, numerics: Any, present: set[str]) -> list[str]:
