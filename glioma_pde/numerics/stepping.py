@@ -72,7 +72,8 @@ class SSPRK2(Stepper):
             return (jax.tree.map(lambda a, b, c: (1.0 - share) * a + share * (b + dt * c), y, now, k), warm), None
 
         # A loop, so that a reverse pass cannot hold the inside of both stages at once, and compiles one.
-        return jax.lax.scan(stage, (y, warm), jnp.asarray([1.0, 0.5], dt.dtype))[0]
+        shares = jnp.asarray([1.0, 0.5], jax.tree.leaves(y)[0].dtype)
+        return jax.lax.scan(stage, (y, warm), shares)[0]
 
 
 class RKL2(Stepper):
