@@ -297,6 +297,22 @@ def test_time_courses_draw_the_columns_of_the_file(arms):
     assert len([p for p in by_title["Drug in tissue"].patches if p.get_width() == 2.0]) == 2  # courses
 
 
+def test_radiation_tablets_and_operations_are_marked_as_far_as_the_run_has_come(tmp_path, box, monkeypatch):
+    late = float(ROWS[-1]) + 5.0
+    given = {
+        "resections": {"day": [2.0], "radius_mm": [5.0]},
+        "radiotherapy": {"day": [4.0, 5.0, 5.0, late], "dose_gy": [2.0] * 4},
+        "temozolomide": {"day": [4.0, late], "dose_mg_per_m2": [75.0] * 2},
+    }
+    create = RunWriter.create
+    monkeypatch.setattr(RunWriter, "create", lambda path, **k: create(path, **(k | {"schedule": given})))
+    figure = plot.time_courses([run_file(tmp_path / "stupp.h5", "treated", box)])
+    lines = figure.axes[0].lines
+    found = {line.get_marker(): list(line.get_xdata()) for line in lines if line.get_marker() in ("X", "|", ".")}
+    assert found == {"X": [2.0], "|": [4.0, 5.0], ".": [4.0]}
+    assert any("strokes: fractions of radiation" in text.replace("\n", " ") for text in texts(figure))
+
+
 def test_an_arm_has_one_colour_and_the_key_stands_once(arms):
     figure = plot.time_courses(arms)
     (key,) = figure.legends

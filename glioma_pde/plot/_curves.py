@@ -88,12 +88,22 @@ def _lines(axes: Axes, arms: Sequence[Arm], names: Sequence[str], decades: float
         axes.set_ylim(0.0, high * 1.1)
 
 
+_OTHERS = {
+    "resections": ("X", "crosses: resections"),
+    "radiotherapy": ("|", "strokes: fractions of radiation"),
+    "temozolomide": (".", "dots: temozolomide"),
+}
+"""Tables of treatments that act on the tumour itself: their mark, and what it says."""
+
+
 def _treatment_marks(axes: Axes, arms: Sequence[Arm], kind: str) -> None:
-    """Doses as triangles, or prodrug courses as bars with shading, one row for each arm, on top."""
+    """Doses as triangles, prodrug courses as bars with shading, or marks of the `_OTHERS`, one row for each arm and mark, on top."""
+    tables = {"doses": ("injections",), "others": tuple(_OTHERS), "courses": ("courses",)}[kind]
     rows = [
-        (arm, colour)
+        (arm, colour, table)
         for arm, colour in zip(arms, colours_of(arms), strict=True)
-        if (len(arm.injections.get("day", ())) if kind == "doses" else arm.courses)
+        for table in tables
+        if (arm.courses if table == "courses" else len(arm.treatment_days(table)))
     ]
     if not rows:
         return
@@ -104,19 +114,15 @@ def _treatment_marks(axes: Axes, arms: Sequence[Arm], kind: str) -> None:
     else:
         axes.set_ylim(low, low + (high - low) / (1 - room))
     across = axes.get_xaxis_transform()
-    for row, (arm, colour) in enumerate(rows):
+    for row, (arm, colour, table) in enumerate(rows):
         y = 0.97 - 0.07 * row
-        if kind == "doses":
-            days = np.unique(arm.injections["day"])
+        if table != "courses":
+            days = arm.treatment_days(table)
+            mark = "v" if table == "injections" else _OTHERS[table][0]
             axes.plot(
-                days,
-                np.full(len(days), y),
-                "v",
-                color=colour,
-                markersize=4.5,
-                transform=across,
+                days, np.full(len(days), y), mark, color=colour, markersize=4.5, markeredgewidth=0.6, transform=across,
                 clip_on=False,
-            )
+            )  # fmt: skip
             continue
         for start, stop in arm.courses:
             axes.axvspan(start, stop, color=colour, alpha=0.09, linewidth=0, zorder=0)
@@ -145,6 +151,9 @@ def time_courses(sources: Sequence[Source]) -> Figure:
             footer += "Triangles: carrier doses. "
         if {"drug", "prodrug"} & set(panels) and any(arm.courses for arm in arms):
             footer += "Bars and shading: prodrug courses. "
+        others = [text for table, (_, text) in _OTHERS.items() if any(len(arm.treatment_days(table)) for arm in arms)]
+        if "burden" in panels and others:
+            footer += f"In the first panel, {', '.join(others)}. "
         last = max(arm.observable_days[-1] for arm in arms if len(arm.observable_days))
         active = _end_of_treatment(arms, float(last))
         rows = [row for row in (panels[:2], panels[2:]) if row]
@@ -208,6 +217,7 @@ def _time_panel(axes: Axes, panel: str, arms: Sequence[Arm]) -> tuple[str, list[
                     textcoords="offset points",
                     va="bottom",
                 )
+        _treatment_marks(axes, arms, "others")
         return "Tumour burden", []
     if panel == "volumes":
         biggest = max(float(np.max(v)) for arm in arms for n in names if (v := arm.curve(n)) is not None)

@@ -286,6 +286,12 @@ class Arm:
         table = dict(self.run.schedule("injections"))
         return table if len(table.get("day", ())) and np.any(table.get("cells", 1)) else {}
 
+    def treatment_days(self, table: str) -> np.ndarray:
+        """Days of a table of the schedule, each once, as far as the run has come; empty where there is none."""
+        rows = self.injections if table == "injections" else self.run.schedule(table)
+        days = np.unique(np.asarray(rows.get("day", ()), dtype=float))
+        return days[days <= self.observable_days[-1]] if len(self.observable_days) else days
+
     @cached_property
     def courses(self) -> list[tuple[float, float]]:
         """First and last day of each prodrug course."""
