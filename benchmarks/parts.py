@@ -5,6 +5,7 @@ Bytes are those that one pass has to move: every operand in, the result out, not
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -58,16 +59,17 @@ class Part:
 def parts(sizes: list[int], repeats: int) -> list[Part]:
     """All parts on phantoms of these sizes, in single and double precision."""
     kinds = ("xla",) if kernels.WHY_NOT else ("xla", "native")
-    out = []
-    for n in sizes:
-        for dtype in ("float32", "float64"):
+    with jax.enable_x64(True):
+        out = []
+        for n, dtype in itertools.product(sizes, ("float32", "float64")):
             for part, step, operands in _parts(n, dtype):
+                assert operands[0].dtype == dtype
                 for kind in kinds:
                     with kernels.use(kind):
                         program = jax.jit(partial(_turns, step))
                         part.seconds[kind] = _timed(lambda p=program, o=operands: p(*o), repeats)
                 out.append(part)
-    return out
+        return out
 
 
 def _turns(step: Callable[..., Array], u: Array, *others: Array) -> Array:
@@ -85,8 +87,7 @@ def _timed(call: Callable[[], Array], repeats: int) -> list[float]:
 
 
 def _parts(n: int, dtype: str) -> Iterator[tuple[Part, Callable[..., Array], tuple[Any, ...]]]:
-    with jax.enable_x64(dtype == "float64"):
-        tissue = Tissue.phantom("head", (n, n, n), 1.0, dtype=dtype)
+    tissue = Tissue.phantom("head", (n, n, n), 1.0, dtype=dtype)
     grid, shape = tissue.grid, tissue.grid.shape
     item = np.dtype(dtype).itemsize
     rng = np.random.default_rng(0)
