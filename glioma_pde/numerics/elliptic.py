@@ -27,7 +27,8 @@ SOLVED = "solved"
 
 
 LARGE = 2**19
-"""Cells from which native sweeps are faster than XLA's, whose loops are as good while fields fit into a core's cache."""
+"""Cells from which sweeps are native: faster than XLA's in single precision, about a fifth slower in double. On fewer cells,
+which fit into a core's cache, XLA's are as good."""
 
 
 class Coupling(NamedTuple):
