@@ -10,15 +10,16 @@ of `biology`, orders them by what they need of each other, and takes one step.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
+from . import alone
 from .biology.base import SUBSTANCE, TUMOUR, Context, Event, FieldSpec, Flux, Hazard, Module, Transfer, total
 from .biology.laws import Additive, Combination
 from .numerics.diffusion import diffuse, materialise
@@ -257,11 +258,25 @@ class Model(eqx.Module):
             for module in self.modules:
                 exposed = module.exposures(x, q, self.context(module, medium, t, dt))
                 flows |= {k: grid.integrate(v) for k, v in exposed.items()}
-        return dx, flows, {f.name: jax.lax.stop_gradient(q[f.name]) for f in self.memory}
+        return dx, flows, {f.name: lax.stop_gradient(q[f.name]) for f in self.memory}
 
     def step(self, carry: Carry, medium, t: Array, dt: Array) -> Carry:
         """One time step from t to t + dt; the ledger gets the weights of the stepper, so it closes."""
+        return self.steps(carry, medium, lambda k: (t, dt), 1)
 
+    def steps(self, carry: Carry, medium, moment: Callable[[Array], tuple[Array, Array]], count: int) -> Carry:
+        """``count`` steps of one length; ``moment(k)`` is when step k begins, and that length."""
+        if alone.is_alone(self, medium):
+            return alone.steps(self, carry, medium, moment, count)
+        return self.steps_of_all(carry, medium, moment, count)
+
+    def steps_of_all(self, carry: Carry, medium, moment: Callable[[Array], tuple[Array, Array]], count: int) -> Carry:
+        """The same, whatever the modules are."""
+        if count == 1:
+            return self._step(carry, medium, *moment(jnp.zeros((), int)))
+        return lax.scan(lambda c, k: (self._step(c, medium, *moment(k)), None), carry, jnp.arange(count))[0]
+
+    def _step(self, carry: Carry, medium, t: Array, dt: Array) -> Carry:
         none = {k: jnp.zeros_like(carry.ledger[k][0]) for k in carry.ledger}
 
         @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(SOLVED))

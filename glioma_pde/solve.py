@@ -72,10 +72,7 @@ def advance(
     """Equal ``steps`` through the ``part``-th of ``parts`` equal parts of the time from ``lower`` to ``upper``."""
     model, medium = model.now(carry.anatomy, medium)
 
-    def one(c, k):
-        return model.step(c, medium, *_moment(lower, upper, part, parts, k, steps)), None
-
-    return lax.scan(one, carry, jnp.arange(steps))[0]
+    return model.steps(carry, medium, lambda k: _moment(lower, upper, part, parts, k, steps), steps)
 
 
 def _moment(lower: Array, upper: Array, part, parts, k, steps: int = STEPS_PER_BLOCK) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
@@ -14,8 +15,11 @@ import numpy as np
 import pytest
 from covering import CASES, SAVES, therapy
 
+from glioma_pde import Carriers, Model, Resistance, Tissue, Tumour, alone
+from glioma_pde.biology.laws import Exponential, Gompertz, Logistic
 from glioma_pde.errors import GliomaError
 from glioma_pde.numerics import diffusion, elliptic, kernels, taxis
+from glioma_pde.numerics.stepping import RKL2, SSPRK2, Euler
 from glioma_pde.schedule import make_plan
 from glioma_pde.solve import solve
 
@@ -79,6 +83,111 @@ class TestEqualToXla:
         numbers = [jnp.asarray(v, dtype) for v in (0.8, 1.0, 2.0, 3.0)][: 1 + len(shape)]
         operands = (source, 0.05 * weight, guess, numbers[0], jnp.asarray(count, jnp.int32), *numbers[1:])
         same(elliptic._sweeps.bind(*operands)[0], elliptic._in_xla(*operands)[0])
+
+
+def tumour_in(shape, dtype, growth=None, stepper=None, holes=0.3, **more):
+    """A tumour of steep edges in tissue with holes, and what `Model.steps` takes beside the number of steps."""
+    rng = np.random.default_rng(sum(shape))
+    mask = rng.random(shape) >= holes
+    mask[..., : shape[-1] // 3] &= rng.random() < 0.5 * holes  # and rows that begin late
+    white = jnp.asarray(np.where(mask, 0.2 + 0.7 * rng.random(shape), 0.0), dtype)
+    tissue = Tissue.from_arrays(white, jnp.where(mask, 0.9 - white, 0.0), mask=mask, spacing_mm=1.0, dtype=dtype)
+    tumour = Tumour(0.9, 0.2, 0.4, growth=growth or Logistic(), **more)
+    model = Model(tissue, [tumour], stepper=stepper or SSPRK2())
+    u = jnp.asarray(np.where(mask, np.round(rng.random(shape), 1), 0.0), dtype)
+    t, dt = jnp.zeros((), dtype), jnp.asarray(0.08, dtype)
+    return model, model.start({"tumour": u}), model.prepare(), lambda k: (t + k * dt, dt)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [(SHAPES[0], 1), (SHAPES[2], 2), (SHAPES[5], 3), (SHAPES[7], 1), (SHAPES[9], 2), *((s, 3) for s in SHAPES[10:])],
+)
+@pytest.mark.parametrize(("growth", "stepper"), [(Logistic(), SSPRK2()), (Exponential(), Euler())])
+def test_a_tumour_alone(shape, count, dtype, growth, stepper):
+    model, carry, medium, moment = tumour_in(shape, dtype, growth, stepper)
+    assert alone.is_alone(model, medium)
+    found, expected = (
+        jax.jit(lambda c, m, steps=steps: steps(c, m, moment, count))(carry, medium)
+        for steps in (model.steps, model.steps_of_all)
+    )
+    u = found.x["tumour"]
+    same(u, expected.x["tumour"], 2.0)
+    assert not jnp.any(jnp.where(model.tissue.mask, 0.0, u))
+    grown = [sum(c.ledger["tumour_growth"]) for c in (found, expected)]
+    np.testing.assert_allclose(*grown, rtol=100 * jnp.finfo(dtype).eps)
+    gained = jnp.sum(u - carry.x["tumour"])
+    np.testing.assert_allclose(gained, grown[0], atol=20 * jnp.finfo(dtype).eps * jnp.sum(u), rtol=0)
+
+
+@needs_native
+def test_a_tumour_alone_keeps_its_derivatives_and_its_batches():
+    model, carry, medium, moment = tumour_in((7, 9), "float64")
+
+    def total(steps, rho, u):
+        other = eqx.tree_at(lambda m: m["tumour"].proliferation_per_day, model, rho)
+        after = getattr(other, steps)(carry._replace(x={"tumour": u}), medium, moment, 3)
+        return jnp.sum(after.x["tumour"] ** 2) + sum(after.ledger["tumour_growth"])
+
+    u = carry.x["tumour"]
+    rates = jnp.array([0.2, 0.4, 0.8])
+    found, expected = (
+        [
+            jax.jit(jax.value_and_grad(partial(total, steps), (0, 1)))(0.4, u),
+            jax.jit(lambda r, du, steps=steps: jax.jvp(partial(total, steps), (r, u), (r, du)))(0.4, jnp.cos(u)),
+            jax.jit(jax.vmap(partial(total, steps), in_axes=(0, None)))(rates, u),
+        ]
+        for steps in ("steps", "steps_of_all")
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+
+
+@needs_native
+def test_only_a_tumour_that_is_alone_is_taken_alone():
+    def is_alone(modules, tissue=None, **more):
+        tissue = tissue or Tissue.phantom("box", (4, 5), 1.0)
+        model = Model(tissue, modules, **more)
+        return alone.is_alone(model, model.prepare())
+
+    assert is_alone([Tumour()]) and is_alone([Tumour()], stepper=Euler(), ledger=False)
+    assert not is_alone([Tumour()], Tissue.radial(8, 0.5))
+    assert not is_alone([Tumour(growth=Gompertz())])
+    assert not is_alone([Tumour(one_sided_growth=True)])
+    assert not is_alone([Tumour(), Resistance()])
+    assert not is_alone([Tumour(), Carriers(taxis=None)])
+    assert not is_alone([Tumour()], stepper=RKL2())
+    bundle = Tissue.phantom("bundle", (6, 6, 6), 1.0)
+    assert not is_alone([Tumour(anisotropy=1.0)], bundle) and is_alone([Tumour()], bundle)
+
+    def idle(growth, kill):
+        return Carriers(taxis=None, proliferation_per_day=growth, tumour_kill_per_day=kill).without_carriers()
+
+    assert is_alone([Tumour(), idle(None, None)])
+    assert not is_alone([Tumour(), idle(0.1, None)]) and not is_alone([Tumour(), idle(None, 0.1)])
+
+
+@pytest.mark.parametrize("kind", ["xla", pytest.param("native", marks=needs_native)])
+def test_carriers_that_fade_beside_a_tumour_are_stepped_apart(kind):
+    tissue = Tissue.phantom("head", (20, 24), 1.0)
+    carriers = Carriers(taxis=None, crowding=0.5, proliferation_per_day=None, tumour_kill_per_day=None)
+    model = Model(tissue, [Tumour(), carriers]).without_carriers()
+    fields = {n: jnp.where(tissue.mask, 0.3, 0.0) for n in ("tumour", "carriers")}
+    carry, medium = model.start(fields), model.prepare()
+    t, dt = jnp.zeros(()), jnp.asarray(0.25)
+    assert alone.is_alone(model, medium)
+    with kernels.use(kind):
+        found, expected = (
+            jax.jit(lambda c, m, steps=steps: steps(c, m, lambda k: (t + k * dt, dt), 2))(carry, medium)
+            for steps in (model.steps, model.steps_of_all)
+        )
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found.x), jax.tree.leaves(expected.x), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-14)
+    for name, pair in expected.ledger.items():
+        np.testing.assert_allclose(sum(found.ledger[name]), sum(pair), rtol=1e-12, err_msg=name)
 
 
 @needs_native
@@ -163,9 +272,12 @@ def test_threads_do_not_change_a_bit():
     s, *g = arrays((60, 40, 50), "float32", 4)
     operands = (s, 0.05 * g[0], g[1], jnp.float32(0.9), jnp.int32(33), *(jnp.float32(v) for v in (1, 2, 3)))
 
+    model, carry, medium, moment = tumour_in((60, 40, 50), "float32")
+
     @jax.jit
     def all_of_them(s, *g):
         return (
+            *jax.tree.leaves(model.steps(carry, medium, moment, 2)),
             diffusion.net_diffusion(s, g),
             taxis._net_advection.bind(s, *g, *g)[0],
             elliptic._sweeps.bind(*operands)[0],

@@ -27,6 +27,7 @@ LAYERS = [
     {"biology.*"},
     {"routes"},
     {"delivery"},
+    {"alone"},
     {"model"},
     {"schedule", "observe", "ledger"},
     {"solve", "window"},

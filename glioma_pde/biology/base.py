@@ -221,6 +221,11 @@ class Module(eqx.Module):
         of the modules before it."""
         return {}
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether it and all other modules have no effect on each other."""
+        return False
+
     def without_carriers(self) -> Module | None:
         """What stands in for this module while fewer than one carrier is alive; ``None``: nothing."""
         return self

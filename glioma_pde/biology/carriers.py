@@ -149,7 +149,14 @@ class Carriers(Module):
 
 
 class Remnant(Carriers):
-    """What is left of the carriers when less than one cell is: it fades in place."""
+    """What is left of the carriers when less than one cell is: it fades in place and takes up no room."""
+
+    @property
+    def is_apart(self):
+        return self.proliferation_per_day is None and self.tumour_kill_per_day is None
+
+    def occupies(self):
+        return {}
 
     def fluxes(self, x: Fields, q: Quantities, at: Context):
         return ()

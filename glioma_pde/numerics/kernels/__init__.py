@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -28,7 +29,7 @@ try:
 except ImportError:
     _native = None
 
-REVISION = 1
+REVISION = 2
 """Of the operands and results of the native kernels; `native.cpp` has the same number."""
 
 KINDS = ("auto", "native", "xla")
@@ -100,9 +101,17 @@ def use(kind: str) -> Iterator[None]:
 Function = Callable[..., Any]
 
 
-def call(kernel: str, results: Sequence[jax.ShapeDtypeStruct], *operands: Array) -> list[Array]:
-    """What a native kernel makes of these operands."""
-    return list(jax.ffi.ffi_call(f"glioma_pde_{kernel}_{operands[0].dtype}", results)(*operands))
+def call(
+    kernel: str,
+    results: Sequence[jax.ShapeDtypeStruct],
+    *operands: Array,
+    in_place: bool = False,
+    **attributes: int | bool,
+) -> list[Array]:
+    """What a native kernel makes of these operands; ``in_place``: it may put the first result where the first one is."""
+    name = f"glioma_pde_{kernel}_{operands[0].dtype}"
+    said = {k: v if isinstance(v, bool) else np.int64(v) for k, v in attributes.items()}
+    return list(jax.ffi.ffi_call(name, results, input_output_aliases={0: 0} if in_place else None)(*operands, **said))
 
 
 def like(array: Array) -> jax.ShapeDtypeStruct:

@@ -52,6 +52,105 @@ void diffuse(Box b, const T* u, Conductances<T> g, T* net, const T* zeros, int64
     }
 }
 
+// --- a population that diffuses and grows on its own -----------------------------------------------------------------
+
+// What one row of a stage reads and writes.
+template <typename T>
+struct Growing {
+  Around<T> rows;
+  const T *gz, *gzp, *gy, *gyp, *gx, *start;
+  T *to, *grown;  // `grown` has one sum for every cell of a vector
+  T stays, dt, rate;
+};
+
+template <typename T>
+constexpr int64_t lanes = 64 / sizeof(T);
+
+// The cells of one vector. `edge`: it may hold the first or the last of the row.
+template <bool limited, bool starts, bool edge, typename T>
+inline void grow_vector(int64_t begin, int64_t n, const Growing<T>& k) {
+  const T *c = k.rows.c, *um = k.rows.um, *up = k.rows.up, *vm = k.rows.vm, *vp = k.rows.vp;
+  const T *gz = k.gz, *gzp = k.gzp, *gy = k.gy, *gyp = k.gyp, *gx = k.gx, *start = k.start;
+  T *to = k.to, *grown = k.grown;
+  const T stays = k.stays, moves = T(1) - k.stays, dt = k.dt, rate = k.rate;
+#pragma GCC ivdep
+  for (int64_t lane = 0; lane < lanes<T>; ++lane) {
+    const int64_t x = begin + lane;
+    if (edge && x >= n) continue;
+    const T here = c[x], left = edge && x == 0 ? T(0) : c[x - 1], right = edge && x + 1 == n ? T(0) : c[x + 1],
+            beyond = edge && x + 1 == n ? T(0) : gx[x + 1];
+    const T net = gz[x] * (um[x] - here) + gzp[x] * (up[x] - here) + gy[x] * (vm[x] - here) + gyp[x] * (vp[x] - here) +
+                  (gx[x] * (left - here) + beyond * (right - here));
+    const T gain = limited ? rate * here * (T(1) - here) : rate * here;
+    const T after = here + dt * (net + gain);
+    to[x] = starts ? after : stays * start[x] + moves * after;
+    grown[lane] += gain;
+  }
+}
+
+struct Range {
+  int64_t from, to;
+};
+
+// The cells of a row that a stage reads: its own and the rows' beside it.
+inline Range read_of(Box b, const int32_t* reach, int64_t z, int64_t y) {
+  Range all{b.nx, 0};
+  auto take = [&](int64_t z, int64_t y, int64_t by) {
+    const int32_t* at = reach + 2 * (z * b.ny + y);
+    if (z < 0 || z >= b.nz || y < 0 || y >= b.ny || at[0] == at[1]) return;
+    all = {std::min<int64_t>(all.from, at[0] - by), std::max<int64_t>(all.to, at[1] + by)};
+  };
+  take(z, y, 1);
+  take(z - 1, y, 0);
+  take(z + 1, y, 0);
+  take(z, y - 1, 0);
+  take(z, y + 1, 0);
+  return {std::max<int64_t>(all.from, 0), std::min(all.to, b.nx)};
+}
+
+template <bool limited, bool starts, typename T>
+void grow_planes(Box b, const Stage<T>& k, const T* zeros, double* grown, int64_t first, int64_t last) {
+  const int64_t n = b.nx, plane = b.ny * n;
+  for (int64_t z = first; z < last; ++z) {
+    T gain[lanes<T>] = {};
+    for (int64_t y = 0; y < b.ny; ++y) {
+      const int64_t row = z * b.ny + y, at = row * n, from = k.reach[2 * row], to = k.reach[2 * row + 1];
+      if (k.outside != Outside::is_zero) {
+        const auto [low, high] = k.outside == Outside::is_result ? Range{0, n} : read_of(b, k.reach, z, y);
+        std::fill(k.to + at + std::min(low, from), k.to + at + from, T(0));
+        std::fill(k.to + at + to, k.to + at + std::max(high, to), T(0));
+      }
+      const Growing<T> one{around(b, k.u, zeros, z, y),
+                           k.g.z ? k.g.z + at : zeros,
+                           k.g.z && z + 1 < b.nz ? k.g.z + at + plane : zeros,
+                           k.g.y ? k.g.y + at : zeros,
+                           k.g.y && y + 1 < b.ny ? k.g.y + at + n : zeros,
+                           k.g.x + at,
+                           k.start + at,
+                           k.to + at,
+                           gain,
+                           k.stays,
+                           k.dt,
+                           k.rate};
+      int64_t x = from;
+      if (x == 0 && x < to) grow_vector<limited, starts, true>(x, n, one), x += lanes<T>;
+      for (; x + lanes<T> < to || (x + lanes<T> == to && to < n); x += lanes<T>)
+        grow_vector<limited, starts, false>(x, n, one);
+      if (x < to) grow_vector<limited, starts, true>(x, n, one);
+    }
+    double sum = 0;
+    for (T part : gain) sum += part;
+    grown[z] = sum;
+  }
+}
+
+template <typename T>
+void grow(Box b, Stage<T> k, const T* zeros, double* grown, int64_t first, int64_t last) {
+  const auto planes = k.limited ? (k.stays == T(0) ? grow_planes<true, true, T> : grow_planes<true, false, T>)
+                                : (k.stays == T(0) ? grow_planes<false, true, T> : grow_planes<false, false, T>);
+  planes(b, k, zeros, grown, first, last);
+}
+
 // --- elliptic solves ------------------------------------------------------------------------------------------------
 
 // Calls cell(x, Σ g (neighbours of x)) along a row.
@@ -320,7 +419,7 @@ void advect(Box b, const T* s, Wind<T> w, T* net, const T* zeros, T* scratch, in
 
 template <typename T>
 constexpr Loops<T> loops() {
-  return {diffuse<T>, sweep<T>, weigh<T>, miss<T>, advect<T>};
+  return {diffuse<T>, sweep<T>, weigh<T>, miss<T>, grow<T>, advect<T>};
 }
 
 }  // namespace

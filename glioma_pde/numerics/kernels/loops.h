@@ -54,6 +54,22 @@ struct Sums {
   double source_image, image2, source2, residual2;
 };
 
+// What a stage has to do about the cells outside: nothing, set to zero those that the next one reads, or all of them.
+enum class Outside { is_zero, is_read, is_result };
+
+// A stage of a step: to = stays start + (1 - stays)(u + dt (Σ g (u beyond - u here) + rate u (1 - u))), or + rate u
+// without `limited`. Cells inside lie from `reach[0]` up to before `reach[1]` of a row; u is zero outside.
+template <typename T>
+struct Stage {
+  const T *u, *start;
+  T* to;
+  Conductances<T> g;
+  const int32_t* reach;  // two of each row
+  T stays, dt, rate;
+  bool limited;
+  Outside outside;
+};
+
 // Work on the planes first ≤ z < last. `zeros` has nx entries of zero.
 template <typename T>
 struct Loops {
@@ -63,6 +79,8 @@ struct Loops {
   // entries.
   void (*weigh)(Box, Equation<T>, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last);
   void (*miss)(Box, Equation<T>, T multiple, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last);
+  // `grown` of each plane: Σ rate u (1 - u).
+  void (*grow)(Box, Stage<T>, const T* zeros, double* grown, int64_t first, int64_t last);
   // `scratch` has advect_scratch(box) entries.
   void (*advect)(Box, const T* s, Wind<T>, T* net, const T* zeros, T* scratch, int64_t first, int64_t last);
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <type_traits>
@@ -19,7 +20,7 @@ namespace glioma {
 namespace {
 
 // Of the operands and results below; `__init__.py` has the same number.
-constexpr int revision = 1;
+constexpr int revision = 2;
 
 const char* isa = "baseline";
 
@@ -118,6 +119,66 @@ ffi::Error diffuse(ffi::ThreadPool pool, ffi::Buffer<D> u, ffi::RemainingArgs g,
   const Slabs slabs(box, 5 * sizeof(T), 16 * 1024, pool.num_threads());
   Crew::run(pool, once(slabs.count), slabs.count,
             [=](Task t) { loops<T>().diffuse(box, field, at, out, none, slabs.first(t.slab), slabs.last(t.slab)); });
+  return ffi::Error::Success();
+}
+
+// Where the cells inside begin and end in every row, rounded outwards to whole vectors.
+std::vector<int32_t> reach_of(ffi::ThreadPool& pool, Box b, const bool* inside) {
+  constexpr int64_t lanes = 16;
+  std::vector<int32_t> reach(2 * b.nz * b.ny);
+  int32_t* at = reach.data();
+  const Slabs slabs(b, 1, 64 * 1024, pool.num_threads());
+  Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
+    for (int64_t row = slabs.first(t.slab) * b.ny; row < slabs.last(t.slab) * b.ny; ++row) {
+      auto any = [&](int64_t x) {
+        return std::memchr(inside + row * b.nx + x, 1, std::min(lanes, b.nx - x)) != nullptr;
+      };
+      int64_t from = 0, to = (b.nx + lanes - 1) / lanes * lanes;
+      while (from < to && !any(from)) from += lanes;
+      while (to > from && !any(to - lanes)) to -= lanes;
+      at[2 * row] = static_cast<int32_t>(std::min(from, b.nx));
+      at[2 * row + 1] = static_cast<int32_t>(std::min(to, b.nx));
+    }
+  });
+  return reach;
+}
+
+// `count` steps of one or two stages (Euler, SSP-RK2); `after` may stand in the place of `u` if there are two.
+template <ffi::DataType D, typename T = ffi::NativeType<D>>
+ffi::Error grow(ffi::ThreadPool pool, ffi::Buffer<D> u, ffi::Buffer<ffi::PRED> inside, ffi::BufferR0<D> rate,
+                ffi::BufferR0<D> dt, ffi::RemainingArgs rest, ffi::ResultBuffer<D> after, ffi::ResultBuffer<D> between,
+                ffi::ResultBufferR0<D> grown, int64_t count, int64_t stages, bool limited) {
+  const auto shape = u.dimensions();
+  if (shape.size() < 1 || shape.size() > 3 || rest.size() != shape.size() || !same_shape<D>(rest, shape) ||
+      inside.element_count() != u.element_count() || count < 1 || stages < 1 || stages > 2)
+    return refuse("growth takes one conductance per axis and where the tissue is, each of the shape of the field.");
+  const Box box = box_of(shape);
+  const auto g = axes<T>(shape.size(), [&](size_t k) { return rest.get<ffi::Buffer<D>>(k)->typed_data(); });
+  const std::vector<T> zeros(box.nx, T(0));
+  const std::vector<int32_t> reach = reach_of(pool, box, inside.typed_data());
+  const int rounds = static_cast<int>(count * stages);
+  std::vector<double> gains(rounds * box.nz);
+  const T *none = zeros.data(), *start = u.typed_data(), step = *dt.typed_data(), speed = *rate.typed_data();
+  const int32_t* rows = reach.data();
+  double* of = gains.data();
+  // the last round writes to `after`; in place, what a step began with is read by both of its stages
+  T* to[] = {after->typed_data(), between->typed_data()};
+  const bool two = stages == 2;
+  const Slabs slabs(box, 5 * sizeof(T), 8 * 1024, pool.num_threads());
+  Crew::run(pool, fronts(slabs.count, rounds, 8), slabs.count, [=](Task t) {
+    const int k = t.round, left = rounds - 1 - k;
+    const T* from = k == 0 ? start : to[(left + 1) % 2];
+    const T* began = k < 2 ? start : to[0];
+    const Outside outside = k > 1 || to[left % 2] == start ? Outside::is_zero
+                            : left % 2                     ? Outside::is_read
+                                                           : Outside::is_result;
+    const Stage<T> one{from, began, to[left % 2], g,       rows,   two && k % 2 ? T(0.5) : T(0),
+                       step, speed, limited,      outside};
+    loops<T>().grow(box, one, none, of + k * box.nz, slabs.first(t.slab), slabs.last(t.slab));
+  });
+  double sum = 0;
+  for (double gain : gains) sum += gain;  // round by round and plane by plane: the same whatever the threads
+  *grown->typed_data() = static_cast<T>(sum * static_cast<double>(step) / stages);
   return ffi::Error::Success();
 }
 
@@ -282,6 +343,25 @@ XLA_FFI_DEFINE_HANDLER(
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<F64>>().RemainingArgs().Ret<ffi::Buffer<F64>>());
 
 template <ffi::DataType D>
+auto growth() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<ffi::Buffer<D>>()
+      .template Arg<ffi::Buffer<ffi::PRED>>()
+      .template Arg<ffi::BufferR0<D>>()
+      .template Arg<ffi::BufferR0<D>>()
+      .RemainingArgs()
+      .template Ret<ffi::Buffer<D>>()
+      .template Ret<ffi::Buffer<D>>()
+      .template Ret<ffi::BufferR0<D>>()
+      .template Attr<int64_t>("count")
+      .template Attr<int64_t>("stages")
+      .template Attr<bool>("limited");
+}
+XLA_FFI_DEFINE_HANDLER(grow_f32, grow<F32>, growth<F32>());
+XLA_FFI_DEFINE_HANDLER(grow_f64, grow<F64>, growth<F64>());
+
+template <ffi::DataType D>
 auto elliptic() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
@@ -328,7 +408,8 @@ struct Named {
 const Named handlers[] = {
     {"diffuse_float32", diffuse_f32}, {"diffuse_float64", diffuse_f64},     {"advect_float32", advect_f32},
     {"advect_float64", advect_f64},   {"chebyshev_float32", chebyshev_f32}, {"chebyshev_float64", chebyshev_f64},
-    {"solve_float32", solve_f32},     {"solve_float64", solve_f64},
+    {"solve_float32", solve_f32},     {"solve_float64", solve_f64},     {"grow_float32", grow_f32},
+    {"grow_float64", grow_f64},
 };
 
 int fill(PyObject* module) {
