@@ -104,7 +104,6 @@ def _native(u: Array, inside: Array, dt: Array, *leaves: Array, tree: Any, rest:
     tumour = _tumour(model)
     assert tumour is not None
     results = [kernels.like(u), kernels.like(u), jax.ShapeDtypeStruct((), u.dtype)]
-    stages = _STAGES[type(model.stepper)]
     after, _, grown = kernels.call(
         "grow",
         results,
@@ -113,9 +112,9 @@ def _native(u: Array, inside: Array, dt: Array, *leaves: Array, tree: Any, rest:
         jnp.asarray(tumour.proliferation_per_day, u.dtype),
         dt,
         *medium[tumour.name],
-        in_place=stages == 2,
+        in_place=True,
         count=count,
-        stages=stages,
+        stages=_STAGES[type(model.stepper)],
         limited=isinstance(tumour.growth, Logistic),
     )
     return [after, grown * model.tissue.grid.cell_volume_mm3]

@@ -108,7 +108,7 @@ def call(
     in_place: bool = False,
     **attributes: int | bool,
 ) -> list[Array]:
-    """What a native kernel makes of these operands; ``in_place``: it may put the first result where the first one is."""
+    """What a native kernel makes of these operands; ``in_place``: the first result takes the place of the first one."""
     name = f"glioma_pde_{kernel}_{operands[0].dtype}"
     said = {k: v if isinstance(v, bool) else np.int64(v) for k, v in attributes.items()}
     return list(jax.ffi.ffi_call(name, results, input_output_aliases={0: 0} if in_place else None)(*operands, **said))

@@ -92,7 +92,7 @@ struct Range {
   int64_t from, to;
 };
 
-// The cells of a row that a stage reads: its own and the rows' beside it.
+// The cells of a row that a stage reads: those of its own and of the rows beside it, and their neighbours.
 inline Range read_of(Box b, const int32_t* reach, int64_t z, int64_t y) {
   Range all{b.nx, 0};
   auto take = [&](int64_t z, int64_t y, int64_t by) {
@@ -115,8 +115,8 @@ void grow_planes(Box b, const Stage<T>& k, const T* zeros, double* grown, int64_
     T gain[lanes<T>] = {};
     for (int64_t y = 0; y < b.ny; ++y) {
       const int64_t row = z * b.ny + y, at = row * n, from = k.reach[2 * row], to = k.reach[2 * row + 1];
-      if (k.outside != Outside::is_zero) {
-        const auto [low, high] = k.outside == Outside::is_result ? Range{0, n} : read_of(b, k.reach, z, y);
+      if (k.clears) {
+        const auto [low, high] = read_of(b, k.reach, z, y);
         std::fill(k.to + at + std::min(low, from), k.to + at + from, T(0));
         std::fill(k.to + at + to, k.to + at + std::max(high, to), T(0));
       }

@@ -54,9 +54,6 @@ struct Sums {
   double source_image, image2, source2, residual2;
 };
 
-// What a stage has to do about the cells outside: nothing, set to zero those that the next one reads, or all of them.
-enum class Outside { is_zero, is_read, is_result };
-
 // A stage of a step: to = stays start + (1 - stays)(u + dt (Σ g (u beyond - u here) + rate u (1 - u))), or + rate u
 // without `limited`. Cells inside lie from `reach[0]` up to before `reach[1]` of a row; u is zero outside.
 template <typename T>
@@ -66,8 +63,7 @@ struct Stage {
   Conductances<T> g;
   const int32_t* reach;  // two of each row
   T stays, dt, rate;
-  bool limited;
-  Outside outside;
+  bool limited, clears;  // clears: cells outside that the next stage reads are set to zero
 };
 
 // Work on the planes first ≤ z < last. `zeros` has nx entries of zero.

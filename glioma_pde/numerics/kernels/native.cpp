@@ -143,7 +143,7 @@ std::vector<int32_t> reach_of(ffi::ThreadPool& pool, Box b, const bool* inside) 
   return reach;
 }
 
-// `count` steps of one or two stages (Euler, SSP-RK2); `after` may stand in the place of `u` if there are two.
+// `count` steps of one or two stages (Euler, SSP-RK2). `after` stands in the place of `u`.
 template <ffi::DataType D, typename T = ffi::NativeType<D>>
 ffi::Error grow(ffi::ThreadPool pool, ffi::Buffer<D> u, ffi::Buffer<ffi::PRED> inside, ffi::BufferR0<D> rate,
                 ffi::BufferR0<D> dt, ffi::RemainingArgs rest, ffi::ResultBuffer<D> after, ffi::ResultBuffer<D> between,
@@ -152,33 +152,36 @@ ffi::Error grow(ffi::ThreadPool pool, ffi::Buffer<D> u, ffi::Buffer<ffi::PRED> i
   if (shape.size() < 1 || shape.size() > 3 || rest.size() != shape.size() || !same_shape<D>(rest, shape) ||
       inside.element_count() != u.element_count() || count < 1 || stages < 1 || stages > 2)
     return refuse("growth takes one conductance per axis and where the tissue is, each of the shape of the field.");
+  if (u.typed_data() != after->typed_data()) return refuse("growth is computed in place.");
   const Box box = box_of(shape);
   const auto g = axes<T>(shape.size(), [&](size_t k) { return rest.get<ffi::Buffer<D>>(k)->typed_data(); });
   const std::vector<T> zeros(box.nx, T(0));
   const std::vector<int32_t> reach = reach_of(pool, box, inside.typed_data());
   const int rounds = static_cast<int>(count * stages);
   std::vector<double> gains(rounds * box.nz);
-  const T *none = zeros.data(), *start = u.typed_data(), step = *dt.typed_data(), speed = *rate.typed_data();
+  const T *none = zeros.data(), step = *dt.typed_data(), speed = *rate.typed_data();
   const int32_t* rows = reach.data();
   double* of = gains.data();
-  // the last round writes to `after`; in place, what a step began with is read by both of its stages
-  T* to[] = {after->typed_data(), between->typed_data()};
+  T *even = after->typed_data(), *odd = between->typed_data();
   const bool two = stages == 2;
   const Slabs slabs(box, 5 * sizeof(T), 8 * 1024, pool.num_threads());
   Crew::run(pool, fronts(slabs.count, rounds, 8), slabs.count, [=](Task t) {
-    const int k = t.round, left = rounds - 1 - k;
-    const T* from = k == 0 ? start : to[(left + 1) % 2];
-    const T* began = k < 2 ? start : to[0];
-    const Outside outside = k > 1 || to[left % 2] == start ? Outside::is_zero
-                            : left % 2                     ? Outside::is_read
-                                                           : Outside::is_result;
-    const Stage<T> one{from, began, to[left % 2], g,       rows,   two && k % 2 ? T(0.5) : T(0),
-                       step, speed, limited,      outside};
+    const int k = t.round;
+    const T* from = k % 2 ? odd : even;
+    T* to = k % 2 ? even : odd;
+    const Stage<T> one{from, even, to, g, rows, two && k % 2 ? T(0.5) : T(0), step, speed, limited, k == 0};
     loops<T>().grow(box, one, none, of + k * box.nz, slabs.first(t.slab), slabs.last(t.slab));
   });
+  if (rounds % 2) {
+    Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
+      for (int64_t row = slabs.first(t.slab) * box.ny; row < slabs.last(t.slab) * box.ny; ++row)
+        std::copy(odd + row * box.nx + rows[2 * row], odd + row * box.nx + rows[2 * row + 1],
+                  even + row * box.nx + rows[2 * row]);
+    });
+  }
   double sum = 0;
   for (double gain : gains) sum += gain;  // round by round and plane by plane: the same whatever the threads
-  *grown->typed_data() = static_cast<T>(sum * static_cast<double>(step) / stages);
+  *grown->typed_data() = static_cast<T>(sum * static_cast<double>(step) / static_cast<double>(stages));
   return ffi::Error::Success();
 }
 
