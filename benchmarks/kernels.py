@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,12 +15,13 @@ from glioma_pde.biology.tumour import Tumour
 from glioma_pde.delivery import gaussian
 from glioma_pde.model import Carry, Model
 from glioma_pde.numerics.stepping import SSPRK2, Euler, Stepper
+from glioma_pde.schedule import STEPS_PER_BLOCK
 from glioma_pde.tissue import Tissue
 
 from .timing import Case, Effort, compiled, time_in_turn
 
-STEPPERS: dict[str, tuple[Stepper, int]] = {"euler": (Euler(), 1), "ssprk2": (SSPRK2(), 2)}
-"""Stepper and its evaluations of the right-hand side per step."""
+STEPPERS: dict[str, tuple[Stepper, int, int]] = {"euler": (Euler(), 1, 1), "ssprk2": (SSPRK2(), 2, STEPS_PER_BLOCK)}
+"""Stepper, its evaluations of the right-hand side per step, and the steps that are taken at once: one, or as runs do."""
 
 
 def tumour_cases(n: int, effort: Effort) -> list[Case]:
@@ -28,13 +30,20 @@ def tumour_cases(n: int, effort: Effort) -> list[Case]:
     return time_in_turn([_tumour_case(name, tissue, effort) for name in STEPPERS], effort.repeats)
 
 
-def many_steps(model: Model, medium, carry: Carry, dt, steps) -> Carry:
-    """``steps`` steps from day 0; the model is an argument, since XLA would fold constants away."""
-    return lax.fori_loop(0, steps, lambda k, c: model.step(c, medium, k * dt, dt), carry)
+def many_steps(model: Model, medium, carry: Carry, dt, steps, at_once: int = 1) -> Carry:
+    """``steps`` steps from day 0, ``at_once`` of them in one call.
+
+    The model is an argument, since XLA would fold constants away.
+    """
+
+    def some(i, c):
+        return model.steps(c, medium, lambda k: ((i * at_once + k) * dt, dt), at_once)
+
+    return lax.fori_loop(0, steps // at_once, some, carry)
 
 
 def _tumour_case(name: str, tissue: Tissue, effort: Effort) -> tuple[Case, Callable[[], Any]]:
-    stepper, stages = STEPPERS[name]
+    stepper, stages, at_once = STEPPERS[name]
     model = Model(tissue, [Tumour()], stepper=stepper, ledger=False)
     grid = tissue.grid
     medium = jax.jit(Model.prepare)(model)
@@ -42,9 +51,9 @@ def _tumour_case(name: str, tissue: Tissue, effort: Effort) -> tuple[Case, Calla
     carry = model.start({"tumour": 0.9 * gaussian(grid, jnp.zeros(3, jnp.float32), sigma)})
     dt = jnp.asarray(min(0.5, model.largest_step()), jnp.float32)
     cells = int(np.prod(grid.shape))
-    steps = int(np.clip(effort.cell_steps / (cells * stages), 3, 200))
+    steps = at_once * int(np.clip(effort.cell_steps / (cells * stages * at_once), 3, 200))
     args = (model, medium, carry, dt, jnp.asarray(steps, jnp.int32))
-    program, trace_s, compile_s = compiled(many_steps, *args)
+    program, trace_s, compile_s = compiled(partial(many_steps, at_once=at_once), *args)
     case = Case(
         name=f"tumour_{name}_{n_text(grid.shape)}",
         shape=grid.shape,

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from glioma_pde.biology.tumour import Tumour
+from glioma_pde.model import Model
 from glioma_pde.numerics import kernels
 from glioma_pde.numerics.diffusion import Links, net_diffusion
 from glioma_pde.numerics.elliptic import solve_quasi_steady, sweeps_cold, uniform_coupling
@@ -98,6 +100,14 @@ def _parts(n: int, dtype: str) -> Iterator[tuple[Part, Callable[..., Array], tup
     def add(u, net):
         return u + 1e-3 * net
 
+    alone = Model(tissue, [Tumour()], ledger=False)
+    medium, start = alone.prepare(), alone.start({"tumour": u})
+    dt = jnp.asarray(0.1, dtype)
+
+    def two_steps(u, model, medium, carry, dt):
+        return model.steps(carry._replace(x={"tumour": u}), medium, lambda k: (k * dt, dt), 2).x["tumour"]
+
+    yield Part("two steps of a tumour alone", shape, dtype, 5 * item), two_steps, (u, alone, medium, start, dt)
     yield Part("diffusion", shape, dtype, 5 * item), lambda u, *g: add(u, net_diffusion(u, g)), (u, *g)
     links = tuple(0.05 * jnp.asarray(rng.random(shape), dtype) for _ in LINKS)
     yield (
