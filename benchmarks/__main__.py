@@ -150,6 +150,11 @@ def table(result: dict[str, Any]) -> str:
             f"{c['name']:<32}{c['steps']:>7}{c['ms_per_step']:>10.2f}{c['million_cell_steps_per_s']:>15.0f}"
             f"{c['fraction_of_copy_limit']:>9.1%}{c['trace_s'] + c['compile_s']:>11.2f}  {sweeps}".rstrip()
         )
+        if "bytes_per_cell_step" in c:
+            lines.append(
+                f"  {sum(c['passes_per_step'].values()):.0f} arrays to read or write in a step, {c['bytes_per_cell_step']:.0f} B "
+                f"per cell: {c['fraction_of_own_copy_limit']:.0%} of what copying them allows"
+            )
     lines += [f"{name.replace('_', ' ')}: {value:.1f}" for name, value in result["ratios"].items()]
     if result["gradients"]:
         lines += ["", *gradient_table(result["gradients"])]

@@ -20,8 +20,13 @@ from glioma_pde.tissue import Tissue
 
 from .timing import Case, Effort, compiled, time_in_turn
 
-STEPPERS: dict[str, tuple[Stepper, int, int]] = {"euler": (Euler(), 1, 1), "ssprk2": (SSPRK2(), 2, STEPS_PER_BLOCK)}
-"""Stepper, its evaluations of the right-hand side per step, and the steps that are taken at once: one, or as runs do."""
+STEPPERS: dict[str, tuple[Stepper, int, int]] = {
+    "euler": (Euler(), 1, 1),
+    "ssprk2": (SSPRK2(), 2, STEPS_PER_BLOCK),
+    "ssprk2_eight": (SSPRK2(), 2, 8),
+}
+"""Stepper, its evaluations of the right-hand side per step, and the steps that are taken at once: one, as runs do, or
+as many as the cache gains from."""
 
 
 def tumour_cases(n: int, effort: Effort) -> list[Case]:

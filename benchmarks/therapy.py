@@ -101,7 +101,31 @@ def _case(
         case.solves_per_step = {k: len(v) / steps for k, v in done.items()}
         case.sweeps_per_step = {k: sum(v) / steps for k, v in done.items()}
         case.sweeps_cold_per_solve = {k: statistics.fmean(v) for k, v in cold.items()}
+        case.passes_per_step = passes(case)
     return case, lambda: program(*fixed, carry, first, last)
+
+
+STAGE = {
+    "tumour: density, three conductances, kill rate, out": 6.0,
+    "carriers: density, three each of conductances, velocities and factors, out": 11.0,
+    "velocity: attractant, three open faces, out": 7.0,
+    "prodrug: carriers, out": 2.0,
+    "source of the drug: carriers, prodrug, out": 3.0,
+}
+"""Arrays that a stage has to read or write, each once, if all that can be fused is."""
+SOLVE, SWEEP = 6.0, 5.0
+"""The same of an elliptic solve's set-up (source, guess, row sums, mask; out: scaled source, weight) and of each sweep
+(both of them, the neighbours' iterate, its own, out)."""
+
+
+def passes(case: Case) -> dict[str, float]:
+    """Arrays that a step of the therapy has to read or write, by what for."""
+    by_stage = {what: case.stages * count for what, count in STAGE.items()}
+    return by_stage | {
+        "mean of the stages: what the step began with": 2.0,
+        "set-up of solves": SOLVE * sum(case.solves_per_step.values()),
+        "sweeps": SWEEP * sum(case.sweeps_per_step.values()),
+    }
 
 
 def count_sweeps(model: Model, args: tuple) -> tuple[dict[str, list[int]], dict[str, list[int]]]:

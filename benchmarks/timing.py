@@ -10,6 +10,11 @@ from typing import Any
 
 import jax
 
+from .machine import BYTES_PER_CELL_STEP
+
+FLOAT32 = 4
+"""Bytes of a number."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -42,6 +47,7 @@ class Case:
         solves_per_step, sweeps_per_step: elliptic solves and the Chebyshev sweeps they took, by field, summed over
             a step's stages.
         sweeps_cold_per_solve: what one solve without a first guess would take, mean over the same solves.
+        passes_per_step: arrays that have to be read or written in a step, by what for.
     """
 
     name: str
@@ -57,6 +63,7 @@ class Case:
     solves_per_step: dict[str, float] = field(default_factory=dict)
     sweeps_per_step: dict[str, float] = field(default_factory=dict)
     sweeps_cold_per_solve: dict[str, float] = field(default_factory=dict)
+    passes_per_step: dict[str, float] = field(default_factory=dict)
 
     @property
     def ms_per_step(self) -> float:
@@ -69,13 +76,23 @@ class Case:
     def result(self, limit_million_cell_steps_per_s: float) -> dict[str, Any]:
         """The case with its rates, ready for JSON."""
         rate = self.million_cell_steps_per_s
-        return asdict(self) | {
-            "ms_per_step": self.ms_per_step,
-            "ms_per_step_best": min(self.seconds) / self.steps * 1e3,
-            "million_cell_steps_per_s": rate,
-            "million_cell_stages_per_s": rate * self.stages,
-            "fraction_of_copy_limit": rate / limit_million_cell_steps_per_s,
-        }
+        own = {}
+        if self.passes_per_step:
+            own["bytes_per_cell_step"] = FLOAT32 * sum(self.passes_per_step.values())
+            own["fraction_of_own_copy_limit"] = (
+                rate / limit_million_cell_steps_per_s * own["bytes_per_cell_step"] / BYTES_PER_CELL_STEP
+            )
+        return (
+            asdict(self)
+            | own
+            | {
+                "ms_per_step": self.ms_per_step,
+                "ms_per_step_best": min(self.seconds) / self.steps * 1e3,
+                "million_cell_steps_per_s": rate,
+                "million_cell_stages_per_s": rate * self.stages,
+                "fraction_of_copy_limit": rate / limit_million_cell_steps_per_s,
+            }
+        )
 
 
 def compiled(function: Callable, *args: Any) -> tuple[Callable, float, float]:

@@ -78,14 +78,15 @@ inline std::vector<Task> once(int slabs) {
   return tasks;
 }
 
-// Many rounds along skewed fronts, `deep` rounds at a time: the tasks of a front do not wait for each other.
-inline std::vector<Task> fronts(int slabs, int rounds, int deep) {
+// Many rounds along skewed fronts, `deep` rounds at a time: each is `skew` slabs behind the one before. From 2 on the
+// tasks of a front do not wait for each other; more lets more threads than there are rounds find work.
+inline std::vector<Task> fronts(int slabs, int rounds, int deep, int skew = 2) {
   std::vector<Task> tasks;
   for (int from = 0; from < rounds; from += deep) {
     const int count = std::min(deep, rounds - from);
-    for (int front = 0; front < slabs + 2 * (count - 1); ++front)
+    for (int front = 0; front < slabs + skew * (count - 1); ++front)
       for (int r = count - 1; r >= 0; --r) {
-        const int slab = front - 2 * r;
+        const int slab = front - skew * r;
         if (slab >= 0 && slab < slabs) tasks.push_back({from + r, slab});
       }
   }

@@ -165,20 +165,23 @@ ffi::Error grow(ffi::ThreadPool pool, ffi::Buffer<D> u, ffi::Buffer<ffi::PRED> i
   T *even = after->typed_data(), *odd = between->typed_data();
   const bool two = stages == 2;
   const Slabs slabs(box, 5 * sizeof(T), 8 * 1024, pool.num_threads());
-  Crew::run(pool, fronts(slabs.count, rounds, 8), slabs.count, [=](Task t) {
+  // an odd number of rounds has one more, which takes the result to its place
+  constexpr int deep = 8;
+  const int all = rounds + rounds % 2, abreast = std::min(all, deep), threads = static_cast<int>(pool.num_threads());
+  const int skew = 1 + (2 * threads + abreast - 1) / abreast;
+  Crew::run(pool, fronts(slabs.count, all, deep, std::max(skew, 2)), slabs.count, [=](Task t) {
     const int k = t.round;
+    if (k == rounds) {
+      for (int64_t row = slabs.first(t.slab) * box.ny; row < slabs.last(t.slab) * box.ny; ++row)
+        std::copy(odd + row * box.nx + rows[2 * row], odd + row * box.nx + rows[2 * row + 1],
+                  even + row * box.nx + rows[2 * row]);
+      return;
+    }
     const T* from = k % 2 ? odd : even;
     T* to = k % 2 ? even : odd;
     const Stage<T> one{from, even, to, g, rows, two && k % 2 ? T(0.5) : T(0), step, speed, limited, k == 0};
     loops<T>().grow(box, one, none, of + k * box.nz, slabs.first(t.slab), slabs.last(t.slab));
   });
-  if (rounds % 2) {
-    Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
-      for (int64_t row = slabs.first(t.slab) * box.ny; row < slabs.last(t.slab) * box.ny; ++row)
-        std::copy(odd + row * box.nx + rows[2 * row], odd + row * box.nx + rows[2 * row + 1],
-                  even + row * box.nx + rows[2 * row]);
-    });
-  }
   double sum = 0;
   for (double gain : gains) sum += gain;  // round by round and plane by plane: the same whatever the threads
   *grown->typed_data() = static_cast<T>(sum * static_cast<double>(step) / static_cast<double>(stages));
