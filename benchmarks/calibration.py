@@ -32,7 +32,7 @@ from glioma_pde import (
 from glioma_pde.calibrate.data import Measurements
 from glioma_pde.calibrate.forward import Ball
 from glioma_pde.calibrate.observation import ThresholdVolume
-from glioma_pde.calibrate.optimise import TOLERANCE, fit, in_lanes, levenberg_marquardt, starting_points
+from glioma_pde.calibrate.optimise import fit, fit_sets, starting_points
 
 RHO, D, SIGMA = "tumour.proliferation_per_day", "tumour.diffusivity_white_mm2_per_day", "tumour.initial.sigma_mm"
 NOISE = 0.1
@@ -74,18 +74,6 @@ def noisy(problem: Problem, count: int) -> jax.Array:
     spread = 0.1 * rng.standard_normal((count, len(truth)))
     exact = np.stack([np.asarray(predict(jnp.asarray(truth + d))) for d in spread])
     return jnp.asarray(exact * np.exp(NOISE * rng.standard_normal(exact.shape)))
-
-
-@eqx.filter_jit
-def fit_mice(problem: Problem, z: jax.Array, ys: jax.Array):
-    """Unconstrained ends and costs of every mouse from the same start, ``(mice, size)`` and ``(mice,)``."""
-
-    def one(y):
-        mine = eqx.tree_at(lambda p: p.table.y, problem, y[None])
-        end = levenberg_marquardt(mine, z, TOLERANCE["lm"], 200)[0]
-        return end, mine.cost(mine.scaled(end))
-
-    return in_lanes(one, ys)
 
 
 class Turns(NamedTuple):
@@ -142,11 +130,8 @@ def _one_curve(repeats: int) -> dict[str, Any]:
 
 def _mice(repeats: int) -> dict[str, Any]:
     problem = curve()
-    ys = noisy(problem, MICE)
-    z = problem.unconstrained(0.5 * (problem.low + problem.high))
-    one, many = _in_turns(
-        {"one": lambda: fit_mice(problem, z, ys[:1]), "all": lambda: fit_mice(problem, z, ys)}, repeats
-    )
+    ys = noisy(problem, MICE)[:, None]
+    one, many = _in_turns({"one": lambda: fit_sets(problem, ys[:1]), "all": lambda: fit_sets(problem, ys)}, repeats)
     return {
         "mice": MICE, "seconds_one": one.seconds, "seconds_all": many.seconds, "cpu_seconds_one": one.cpu_seconds,
         "cpu_seconds_all": many.cpu_seconds, "first_call_one_s": one.first_s, "first_call_all_s": many.first_s,

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .calibrate.images import fit_images, predict_images
     from .calibrate.noise import Noise
     from .calibrate.observation import Observation
-    from .calibrate.optimise import fit
+    from .calibrate.optimise import fit, fit_sets
     from .calibrate.population import Population
     from .calibrate.population_search import fit_population
     from .calibrate.predict import predict
@@ -106,7 +106,7 @@ _NAMES = {
     "calibrate.images": ["fit_images", "predict_images"],
     "calibrate.noise": ["Noise"],
     "calibrate.observation": ["Observation"],
-    "calibrate.optimise": ["fit"],
+    "calibrate.optimise": ["fit", "fit_sets"],
     "calibrate.population": ["Population"],
     "calibrate.population_search": ["fit_population"],
     "calibrate.predict": ["predict"],

@@ -263,7 +263,7 @@ def _check(args: argparse.Namespace) -> int:
 
     if is_image_config(args.config):
         images = load_images(args.config, args.sets)
-        count = len(images.images.scans)
+        count = len(images.images.seen_days())
         print(f"{args.config}: correct; images of {count} day{'s' if count > 1 else ''}")
         return 0
     if is_fit_config(args.config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from .calibrate.scans import Scan, cellularity_on, shares_on
 from .config.image_loading import ImageStudy
 from .errors import ConfigError, GliomaError
 from .io.fit_file import write_fit
-from .io.nifti import read_image
+from .io.nifti import read_image, read_volumes
 from .manifest import git_revision, versions
 from .tissue import Tissue
 
@@ -73,32 +73,45 @@ def calibrate_images(
 
 
 def _read(study: ImageStudy) -> list[dict[str, Image]]:
-    """Every image of every scan.
+    """Every image of every day.
 
     Raises:
         ConfigError: naming all that cannot be read, and ADC maps on another grid than their masks.
     """
     problems: list[str] = []
-    out: list[dict[str, Image]] = []
-    for i, scan in enumerate(study.images.scans):
-        mine: dict[str, Image] = {}
-        for name, path in scan.paths().items():
-            try:
-                mine[name] = read_image(Path(study.folder) / path)
-            except GliomaError as error:
-                problems.append(f"images.scans[{i}].{name}: {error}")
-        if "adc" in mine:
-            adc, affine = mine["adc"]
-            for name in mine.keys() - {"adc"}:
-                mask, place = mine[name]
-                if mask.shape != adc.shape or not np.allclose(place, affine, atol=1e-2):
-                    problems.append(
-                        f"images.scans[{i}].adc: lies on other voxels than {name}; resample one to the other"
-                    )
-        out.append(mine)
+    images, folder = study.images, Path(study.folder)
+    out = [_files(folder, scan.paths(), f"images.scans[{i}]", 1, problems)[0] for i, scan in enumerate(images.scans)]
+    if images.series is not None:
+        out += _files(folder, images.series.paths(), "images.series", len(images.series.on_days), problems)
     if problems:
         raise ConfigError(problems, study.study.path)
     return out
+
+
+def _files(folder: Path, paths: Mapping[str, str], key: str, count: int, problems: list[str]) -> list[dict[str, Image]]:
+    """Images by name, of each of the ``count`` days that the files have volumes of."""
+    mine: dict[str, Image] = {}
+    for name, path in paths.items():
+        try:
+            mine[name] = read_image(folder / path) if count == 1 else _series(folder / path, count)
+        except GliomaError as error:
+            problems.append(f"{key}.{name}: {error}")
+    if "adc" in mine:
+        adc, affine = mine["adc"]
+        for name in mine.keys() - {"adc"}:
+            mask, place = mine[name]
+            if mask.shape != adc.shape or not np.allclose(place, affine, atol=1e-2):
+                problems.append(f"{key}.adc: lies on other voxels than {name}; resample one to the other")
+    if count == 1:
+        return [mine]
+    return [{name: (data[..., k], affine) for name, (data, affine) in mine.items()} for k in range(count)]
+
+
+def _series(path: Path, count: int) -> Image:
+    data, affine = read_volumes(path, count)
+    if bad := int(np.sum(~np.isfinite(data))):
+        raise GliomaError(f"{path} has {bad} values that are not finite; replace them first.")
+    return data, affine
 
 
 def _scans(study: ImageStudy, files: Sequence[dict[str, Image]], tissue: Tissue) -> list[Scan]:
@@ -112,13 +125,13 @@ def _scans(study: ImageStudy, files: Sequence[dict[str, Image]], tissue: Tissue)
     if lowest is None and inside:
         lowest = diffusion.unit_mm2_per_s * float(min(v.min() for v in inside))
     scans = []
-    for scan, mine, lesion in zip(study.images.scans, files, lesions, strict=True):
+    for day, mine, lesion in zip(study.images.seen_days(), files, lesions, strict=True):
         masks = {n: shares_on(tissue, image > 0.5, affine) for n, (image, affine) in mine.items() if n != "adc"}
         if "adc" in mine and lowest is not None:
             values, affine = mine["adc"]
             adc = diffusion.unit_mm2_per_s * values
             masks["cellularity"] = cellularity_on(tissue, adc, lesion, affine, lowest, diffusion.water_mm2_per_s)
-        scans.append(Scan(scan.day, sd=diffusion.sd, **masks))
+        scans.append(Scan(day, sd=diffusion.sd, **masks))
     return sorted(scans, key=lambda s: s.day)
 
 

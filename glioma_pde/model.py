@@ -281,7 +281,7 @@ class Model(eqx.Module):
 
         @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(SOLVED))
         def rhs(y, warm):
-            dx, flows, new = self.rates(materialise(y[0]), warm, medium, t, dt)
+            dx, flows, new = self.rates(y[0], warm, medium, t, dt)
             return (dx, {**none, **flows}), {**warm, **new}
 
         (x, flows), warm = self.stepper.step(rhs, (carry.x, none), carry.warm, dt)

@@ -11,6 +11,7 @@ from glioma_pde.calibrate.scans import Scan, cellularity_on, check_scans
 from glioma_pde.cli import main
 from glioma_pde.config.image_loading import load_images
 from glioma_pde.errors import ConfigError, GliomaError
+from glioma_pde.image_command import _read, _scans
 from glioma_pde.io.fit_file import FitFile
 from glioma_pde.io.nifti import write_image
 from glioma_pde.model import Model
@@ -132,6 +133,73 @@ def test_mistakes_of_a_fit_to_images_are_told_at_once(tmp_path):
     (tmp_path / "images.toml").write_text(CONFIG[:start] + CONFIG[end:])
     with pytest.raises(ConfigError, match="images need an anatomy of three axes"):
         load_images_of(tmp_path, "tissue.shape=[14, 14]")
+
+
+def test_treatments_before_the_first_scan_are_told_by_the_check(tmp_path, capsys):
+    """Of every kind, wherever their days stand; one on the day itself is none."""
+    early = """
+[temozolomide]
+doses = [{ days = [9.0, 12.0], dose_mg_per_m2 = 150.0 }]
+[carriers]
+[attractant]
+[schedule]
+injections = [{ days = [2.5], cells = 1e6, sites_mm = [[0.0, 0.0, 0.0]], sigma_mm = 3.0 }]
+[prodrug]
+courses = [{ start_day = 8.0, end_day = 12.0, dose_mg_per_kg_per_day = 150.0 }]
+[images]"""
+    (tmp_path / "images.toml").write_text(CONFIG.replace("day = 11.0", "day = 9.5").replace("[images]", early))
+    for name in ("t1gd", "flair", "adc"):
+        for day in DAYS[:3]:
+            (tmp_path / f"{name}_{day:g}.nii").touch()
+    moved = ["--set", "radiotherapy.fractions=[{days=[12.0, 1.0], dose_gy=2.0}]"]
+    assert main(["check", str(tmp_path / "images.toml"), *moved]) == 2
+    said = capsys.readouterr().err
+    for name, day in (("surgery", 9.5), ("temozolomide", 9), ("schedule", 2.5), ("prodrug", 8), ("radiotherapy", 1)):
+        assert f"{name}: something is done on day {day:g}, before the first scan on day 10" in said
+    (tmp_path / "images.toml").write_text(CONFIG.replace("day = 11.0", "day = 10.0"))
+    assert main(["check", str(tmp_path / "images.toml")]) == 0
+
+
+SERIES = """[images]
+series = { on_days = [10.0, 40.0], t1gd = "t1gd.nii.gz", flair = "flair.nii.gz" }
+scans = [{ day = 60.0, t1gd = "t1gd_60.nii", flair = "flair_60.nii" }]
+"""
+
+
+def test_a_series_is_read_as_the_images_of_its_days(tmp_path):
+    nib = pytest.importorskip("nibabel")
+    matrix, rng = np.diag([4.0, 4.0, 4.0, 1.0]), np.random.default_rng(3)
+    text = CONFIG[: CONFIG.index("[images]")] + SERIES
+    (tmp_path / "images.toml").write_text(text)
+    masks = {name: rng.random((5, 6, 7, 3)) > 0.5 for name in ("t1gd", "flair")}
+    for name, mask in masks.items():
+        write_image(tmp_path / f"{name}_60.nii", mask[..., 2], matrix)
+        nib.save(nib.Nifti1Image(mask[..., :2].astype(np.uint8), matrix), tmp_path / f"{name}.nii.gz")
+    study = load_images(tmp_path / "images.toml")
+    assert study.images.seen_days() == [60.0, 10.0, 40.0] and (study.images.first_day, study.images.last_day) == (
+        10,
+        60,
+    )
+    files = _read(study)
+    for name, mask in masks.items():
+        for mine, k in zip(files, (2, 0, 1), strict=True):
+            np.testing.assert_array_equal(mine[name][0] > 0.5, mask[..., k])
+            np.testing.assert_array_equal(mine[name][1], matrix)
+    tissue = Tissue.phantom("box", (14, 14, 14), 4.0)
+    assert [scan.day for scan in _scans(study, files, tissue)] == [10.0, 40.0, 60.0]
+    # a day more than there are volumes; a day twice; nothing at all
+    (tmp_path / "images.toml").write_text(text.replace("[10.0, 40.0]", "[10.0, 40.0, 50.0]"))
+    with pytest.raises(ConfigError) as error:
+        _read(load_images(tmp_path / "images.toml"))
+    assert len(error.value.problems) == 2 and "an image with 3 values along its 4th or 5th axis" in str(error.value)
+    for old, new, said in (
+        ("[10.0, 40.0]", "[10.0, 60.0]", "day 60 has several scans"),
+        (SERIES, "[images]\nahead_days = [3.0]\n", "give scans, each with its files, or series"),
+        ("t1gd.nii.gz", "no.nii.gz", "images.series.t1gd: there is no image file"),
+    ):
+        (tmp_path / "images.toml").write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=said):
+            load_images(tmp_path / "images.toml")
 
 
 # -- cellularity ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,7 +13,8 @@ import optimistix as optx
 import pytest
 from scipy.optimize import least_squares
 
-from glioma_pde.calibrate.optimise import TOLERANCE, Fit, _search, fit, in_lanes, levenberg_marquardt, on_bounds
+from glioma_pde.calibrate import lanes
+from glioma_pde.calibrate.optimise import TOLERANCE, Fit, _descend, fit, fit_sets, on_bounds
 from glioma_pde.calibrate.problem import Problem
 from glioma_pde.calibrate.trust_region import NearestStep, TrustRegion
 from glioma_pde.calibrate.uncertainty import _crossing, criteria, curvature_profiles, laplace, profiles, verdicts
@@ -29,6 +31,8 @@ class Straight(eqx.Module):
     free_noise: bool = eqx.field(static=True, default=False)
 
     fixed = ()
+    conditions = SimpleNamespace(cells=1)
+    table = property(lambda self: SimpleNamespace(y=self.y))
     size = property(lambda self: len(self.names))
     low = property(lambda self: jnp.full(len(self.names), -4.0))
     high = property(lambda self: jnp.full(len(self.names), 4.0))
@@ -61,9 +65,14 @@ def test_a_linear_problem_is_solved_and_profiled_exactly():
             (best[k] - 1.96 * sd[k], best[k] + 1.96 * sd[k]), abs=2e-4
         )
     # a start at which nothing is finite has failed, wherever it is put back to
-    z = jax.vmap(problem.unconstrained)(found.starts).at[0].set(jnp.nan)
-    _, converged, _, finite = _search(problem, z, levenberg_marquardt, TOLERANCE["lm"], 60)
-    assert not finite[0] and not converged[0] and bool(jnp.all(finite[1:]))
+    _, costs, converged, _ = _descend(problem, found.starts.at[0].set(jnp.nan), TOLERANCE["lm"], 60)
+    assert costs[0] == jnp.inf and not converged[0] and bool(jnp.all(jnp.isfinite(costs[1:]) & converged[1:]))
+    # of many sets of measurements each gets what it would get by itself, one that cannot be fitted nothing
+    ys = jnp.asarray(rows @ true + rng.standard_normal((7, 9))).at[4].set(jnp.nan)
+    sets = fit_sets(problem, ys)
+    exact = np.stack([np.linalg.lstsq(rows, np.asarray(y), rcond=None)[0] for y in np.delete(ys, 4, 0)])
+    np.testing.assert_allclose(np.delete(sets.ends, 4, 0), exact, atol=1e-4)
+    assert np.flatnonzero(~np.isfinite(sets.costs)).tolist() == [4] and np.flatnonzero(~sets.converged).tolist() == [4]
 
 
 def test_what_only_a_product_tells_is_called_one():
@@ -128,7 +137,8 @@ def test_the_trust_region_gets_through_a_valley_and_knows_where_it_cannot():
     flat = _least(lambda z: jnp.stack([z[0] - 3.0, 2.0 * (z[0] - 3.0)]), [0.0, 7.0])
     np.testing.assert_allclose(flat.value, [3.0, 7.0], atol=1e-8)
     # no step is longer than the radius, however far Newton's goes
-    bowl = NearestStep().query(None, _Straight(jnp.diag(jnp.asarray([1.0, 1e-3])), jnp.asarray([1.0, 1.0])), None)
+    none = NearestStep().init(jnp.zeros(2), None)
+    bowl = NearestStep().query(None, _Straight(jnp.diag(jnp.asarray([1.0, 1e-3])), jnp.asarray([1.0, 1.0])), none)
     for radius in (1e-3, 0.5, 2.0, 100.0):
         step, _ = NearestStep().step(jnp.asarray(radius), bowl)
         assert float(jnp.linalg.norm(step)) == pytest.approx(radius, rel=1e-3)
@@ -149,6 +159,20 @@ class _Straight(NamedTuple):
         return self.matrix
 
 
-def test_rows_in_lanes_are_those_of_one_batch():
-    z = jnp.arange(19.0)
-    np.testing.assert_array_equal(in_lanes(lambda a, b: (a * b, a - b), z, 2.0 * z)[0], 2.0 * z**2)
+def test_a_queue_and_the_cores_leave_every_item_its_own(monkeypatch):
+    """Items of very different lengths, in any lane and on any core: halvings down to one."""
+    search = lanes.Search(
+        lambda n: (n, jnp.zeros((), int)), lambda _, s: (s[0] // 2, s[1] + 1), lambda s: s[0] <= 1, lambda s: s[1]
+    )
+    items = jnp.asarray([2, 70000, 3, 2, 2, 9, 1, 500, 2, 2, 33, 2, 4, 2, 2, 8, 16, 2, 70000])
+    expected = [max(1, int(n).bit_length() - 1) for n in items]
+    assert [int(search.run(n)) for n in items[:3]] == expected[:3]
+    alone = jax.jit(lambda v: lanes.in_queue(search, v))
+    assert alone(items).tolist() == expected and alone(items[:1]).tolist() == expected[:1]
+    calls = []
+    monkeypatch.setattr(lanes, "cpu_count", lambda: 2)
+    found = lanes.on_cores(lambda v: calls.append(len(v)) or {"steps": alone(v), "wide": v.astype(float)}, items, 1)
+    assert calls == [10, 10] and found["steps"].tolist() == expected
+    assert found["wide"].dtype == jnp.asarray(1.0).dtype
+    # what fills the cores by itself is not shared out
+    assert lanes.on_cores(alone, items, lanes.SMALL + 1).tolist() == expected

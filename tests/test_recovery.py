@@ -19,10 +19,11 @@ from glioma_pde.biology.prodrug import Boluses, Courses, Prodrug
 from glioma_pde.biology.temozolomide import OralDoses, Temozolomide
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.calibrate.data import Measurements
+from glioma_pde.calibrate.descent import levenberg_marquardt
 from glioma_pde.calibrate.forward import Ball
 from glioma_pde.calibrate.noise import Noise
 from glioma_pde.calibrate.observation import Fraction, Observation, ThresholdVolume
-from glioma_pde.calibrate.optimise import fit, levenberg_marquardt
+from glioma_pde.calibrate.optimise import fit
 from glioma_pde.calibrate.problem import Free
 from glioma_pde.calibrate.study import make_problem
 from glioma_pde.calibrate.uncertainty import laplace, profiles, quantiles, verdicts

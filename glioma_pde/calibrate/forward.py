@@ -220,6 +220,11 @@ class Batch(eqx.Module):
         """Instants at which each subject is looked at."""
         return jax.tree.unflatten(self.tree, self.leaves).days.shape[-1]
 
+    @property
+    def cells(self) -> int:
+        """Of all subjects' grids."""
+        return self.count * jax.tree.unflatten(self.tree, self.leaves).model.tissue.grid.size
+
     def split(self) -> list[Condition]:
         """The condition of every subject."""
         return [

@@ -1,40 +1,34 @@
 """Finding the best parameters: many starts at once, and none of them hidden.
 
 Few parameters: Levenberg–Marquardt within a trust region (optimistix) on residuals whose half square is the cost, noise
-included. Many: Adam, then L-BFGS (optax). Every start runs until its own tolerance, in `jax.vmap` with others (`in_lanes`).
+included. Many: Adam, then L-BFGS (optax). Every start runs until its own tolerance, in `jax.vmap` with others (`lanes`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optimistix as optx
 from jax import Array
 from scipy.stats import qmc
 
+from .descent import descent, first_residuals
+from .lanes import Search, at_once, in_queue, on_cores
 from .problem import Problem
-from .trust_region import TrustRegion
+from .trust_region import RADIUS, Bowl, NearestStep
 
-LANES = 8
-"""Starts in one `jax.vmap` on a CPU: with more of them a core does not get through faster, and all wait for the slowest."""
 MANY = 40
 """From so many parameters on, L-BFGS is used."""
 SAMPLINGS = ("latin_hypercube", "sobol")
-LIFTS = (5.0, 1.0, 0.6)
-"""In each round no σ may fall below e^{−lift} of its value at the round's beginning; a small lift makes Gauss–Newton's
-Hessian that of Newton (½ would be exact)."""
 TOLERANCE = {"lm": 1e-4, "lbfgs": 1e-8}
 """By method. Levenberg–Marquardt ends where Newton's step is shorter than 1e-4 standard deviations of the parameters, and takes
 it: what is left of the cost is 1e-8 or less."""
-LOOSE = (1e-2, 1e-4, 0.0)
-"""Tolerances of the rounds, where they are larger than the user's."""
 
 
 class Fit(NamedTuple):
@@ -108,12 +102,11 @@ def fit(
     """
     method = method or ("lm" if problem.size < MANY else "lbfgs")
     points = starting_points(problem, starts, seed, sampling)
-    z0 = jax.vmap(problem.unconstrained)(points)
-    search = levenberg_marquardt if method == "lm" else quasi_newton
+    search = _descend if method == "lm" else _warm_and_descend
     tolerance = TOLERANCE[method] if tolerance is None else tolerance
-    z, converged, steps, finite = _search(problem, z0, search, tolerance, max_steps)
-    ends, costs = _costs(problem, z)
-    costs = jnp.where(finite & jnp.isfinite(costs), costs, jnp.inf)
+    ends, costs, converged, steps = on_cores(
+        lambda s: search(problem, s, tolerance, max_steps), points, problem.conditions.cells
+    )
     best = int(jnp.argmin(costs))
     return Fit(ends[best], costs[best], points, ends, costs, converged, steps, method)
 
@@ -135,77 +128,106 @@ def starting_points(problem: Problem, count: int, seed: int, sampling: str = "la
     return jnp.asarray(points, problem.low.dtype)
 
 
-def in_lanes(function: Callable[..., Any], *arrays: Array) -> Any:
-    """`jax.vmap` by `LANES` rows at a time; on other devices than a CPU by all at once."""
-    if jax.default_backend() != "cpu":
-        return jax.vmap(function)(*arrays)
-    return jax.lax.map(lambda row: function(*row), arrays, batch_size=LANES)
+@eqx.filter_jit
+def _descend(problem: Problem, points: Array, tolerance, max_steps: int):
+    """From every start, scaled: the end, scaled, its cost, infinite where nothing was finite, whether it converged, and steps."""
+    z = jax.vmap(problem.unconstrained)(points)
+    return _looked_at(problem, *in_queue(descent(problem, tolerance, max_steps), z))
 
 
 @eqx.filter_jit
-def _search(problem: Problem, z0: Array, search: Callable, tolerance, max_steps: int):
-    return in_lanes(lambda z: search(problem, z, tolerance, max_steps), z0)
+def _warm_and_descend(problem: Problem, points: Array, tolerance, max_steps: int):
+    """The same by `quasi_newton`."""
+
+    def one(point):
+        return quasi_newton(problem, problem.unconstrained(point), tolerance, max_steps)
+
+    return _looked_at(problem, *jax.lax.map(one, points, batch_size=at_once(len(points))))
 
 
-@eqx.filter_jit
-def _costs(problem: Problem, z: Array):
+def _looked_at(problem: Problem, z: Array, converged: Array, steps: Array, finite: Array):
     ends = jax.vmap(problem.scaled)(z)
-    return ends, jax.vmap(problem.cost)(ends)
+    costs = jax.lax.map(problem.cost, ends, batch_size=at_once(len(ends)))
+    return ends, jnp.where(finite & jnp.isfinite(costs), costs, jnp.inf), converged, steps
 
 
-def levenberg_marquardt(
-    problem: Problem, z0: Array, tolerance, max_steps: int, hold: tuple[Array, Array] | None = None
-) -> tuple[Array, Array, Array, Array]:
-    """From one start: z, whether it converged, its steps, and whether any round was finite; z is the start if none was.
+class Sets(NamedTuple):
+    """One problem fitted to many sets of measurements.
+
+    Attributes:
+        ends: best parameters, scaled, ``(N, size)``. costs: ``(N,)``, infinite for searches that failed.
+        converged: by tolerance, ``(N,)``. steps: ``(N,)``.
+    """
+
+    ends: Array
+    costs: Array
+    converged: Array
+    steps: Array
+
+
+def fit_sets(
+    problem: Problem,
+    values: Array,
+    start: Array | None = None,
+    tolerance: float = TOLERANCE["lm"],
+    max_steps: int = 200,
+) -> Sets:
+    """Best parameters of each of many sets of measurements by one search each: mice, or simulated data.
 
     Args:
-        hold: mask and scaled values of entries that stay as they are (profiles).
+        values: in the places of ``problem.table.y``, ``(N, S, M)``.
+        start: scaled; the middle of the bounds by default. Several sets start a step away from where the fit to their
+            medians ends: the model is differentiated there once for all of them.
     """
-    mask, values = hold or (jnp.zeros(z0.shape, bool), z0)
-    z0 = jnp.where(mask, 0.0, z0)  # which nothing pulls anywhere
-
-    def search(z, round_):
-        lift, accuracy = round_
-        solver = TrustRegion(accuracy, accuracy)
-        place = jnp.where(mask, values, problem.scaled(z))
-        reference = jax.lax.stop_gradient(problem.compare(place).log_sigma) if problem.free_noise else jnp.zeros(())
-        args = (problem, reference, lift, mask, values)
-        found: Any = optx.least_squares(_residuals, solver, z, args=args, max_steps=max_steps, throw=False)
-        good = jnp.all(jnp.isfinite(found.value))
-        converged = good & (found.result == optx.RESULTS.successful)
-        return jnp.where(good, found.value, z), (converged, found.stats["num_steps"], good)
-
-    if not problem.free_noise:
-        z, (converged, steps, good) = search(z0, (jnp.asarray(1.0, z0.dtype), jnp.asarray(tolerance, z0.dtype)))
-        return z, converged, steps, good
-    z, (converged, steps, good) = jax.lax.scan(
-        search, z0, (jnp.asarray(LIFTS, z0.dtype), jnp.maximum(tolerance, jnp.asarray(LOOSE, z0.dtype)))
+    z = problem.unconstrained(0.5 * (problem.low + problem.high) if start is None else jnp.asarray(start))[None]
+    values = jnp.asarray(values, problem.low.dtype)
+    if len(values) > 1:
+        middle = jnp.median(values, axis=0)[None]
+        z = _a_step_away(problem, _each_set(problem, (middle, z), tolerance, max_steps)[0][0], values)
+    return Sets(
+        *on_cores(lambda sets: _each_set(problem, sets, tolerance, max_steps), (values, z), problem.conditions.cells)
     )
-    return z, converged[-1], jnp.sum(steps), jnp.any(good)
 
 
-def _as_they_stand(z: Array, args) -> Array:
-    problem, reference, lift, mask, values = args
-    place = jnp.where(mask, values, problem.scaled(z))
-    # the last entries keep z finite where the data say nothing
-    return jnp.concatenate([problem.residuals(place, reference, lift), 1e-6 * z])
+def _with_values(problem: Problem, y: Array) -> Problem:
+    return eqx.tree_at(lambda p: p.table.y, problem, y)
 
 
-_residuals = eqx.filter_custom_jvp(_as_they_stand)
+@eqx.filter_jit
+def _each_set(problem: Problem, sets: tuple[Array, Array], tolerance, max_steps: int):
+    """Of measurements and starts z: ends, scaled, costs, whether they converged, and steps."""
+
+    def search(item) -> Search:
+        return descent(_with_values(problem, item[0]), tolerance, max_steps)
+
+    def cost(item) -> Array:
+        return _with_values(problem, item[0]).cost(item[1])
+
+    any_ = descent(problem, tolerance, max_steps)
+    mine = Search(
+        lambda item: search(item).begin(item[1]), lambda item, state: search(item).step(item[1], state), any_.done, any_.end
+    )  # fmt: skip
+    z, converged, steps, finite = in_queue(mine, sets)
+    ends = jax.vmap(problem.scaled)(z)
+    costs = jax.lax.map(cost, (sets[0], ends), batch_size=at_once(len(ends)))
+    return ends, jnp.where(finite & jnp.isfinite(costs), costs, jnp.inf), converged, steps
 
 
-@_residuals.def_jvp
-def _(primals, tangents):
-    """The whole Jacobian in one forward pass. Linearised as it stands, the solver would keep every step of the model, and go
-    through them again for each parameter."""
-    z, args = primals
+@eqx.filter_jit
+def _a_step_away(problem: Problem, s: Array, values: Array) -> Array:
+    """z of every set, a step of Gauss and Newton's from ``s``."""
+    z = problem.unconstrained(s)
 
-    def both(z):
-        r = _as_they_stand(z, args)
-        return r, r
+    def one(y):
+        def both(z):
+            r = first_residuals(_with_values(problem, y), z)
+            return r, r
 
-    jacobian, r = jax.jacfwd(both, has_aux=True)(z)
-    return r, jacobian @ tangents[0]
+        jacobian, r = jax.jacfwd(both, has_aux=True)(z)
+        step, _ = NearestStep().step(jnp.asarray(RADIUS, z.dtype), Bowl.of(jacobian, r, jnp.zeros((), z.dtype)))
+        return jnp.where(jnp.all(jnp.isfinite(step)), z + step, z)
+
+    return jax.vmap(one)(values)
 
 
 def quasi_newton(

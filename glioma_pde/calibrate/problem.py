@@ -295,7 +295,10 @@ class Problem(eqx.Module):
         ln σ − ``reference`` + ``lift`` enters by its root, which exists while no σ falls below e^{−lift} of its
         reference. Without free noise parameters these entries are constant.
         """
-        e = self.compare(s)
+        return self.residuals_of(s, self.compare(s), reference, lift)
+
+    def residuals_of(self, s: Array, e: Standardised, reference: Array, lift: Array) -> Array:
+        """The same, of measurements already compared."""
         if not self.free_noise:
             return jnp.concatenate([e.error.ravel(), (s - self.centre) / self.width])
         inside = e.log_sigma - reference + lift

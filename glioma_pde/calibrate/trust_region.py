@@ -24,11 +24,17 @@ _NEWTON = 12
 
 
 class Bowl(NamedTuple):
-    """JᵀJ = V diag(w) Vᵀ, and g = VᵀJᵀr."""
+    """JᵀJ = V diag(w) Vᵀ, and g = VᵀJᵀr; before: `left` of the bowl before this one, zero if there was none."""
 
     axes: Array
     w: Array
     g: Array
+    before: Array
+
+    @classmethod
+    def of(cls, jacobian: Array, residual: Array, before: Array) -> Bowl:
+        w, axes = jnp.linalg.eigh(jacobian.T @ jacobian)
+        return cls(axes, w, axes.T @ (jacobian.T @ residual), before)
 
     @property
     def curvature(self) -> Array:
@@ -36,17 +42,27 @@ class Bowl(NamedTuple):
         tiny = jnp.finfo(self.w.dtype)
         return jnp.maximum(self.w, jnp.maximum(tiny.eps * jnp.max(self.w), tiny.tiny))
 
+    @property
+    def left(self) -> Array:
+        """Square of the length of Newton's step in standard deviations of the parameters."""
+        return jnp.sum(self.g**2 / self.curvature)
+
+    @property
+    def left_after(self) -> Array:
+        """What that will be after a short step of Newton's, each being shorter than the one before by the same factor."""
+        rate = jnp.sqrt(self.left / jnp.maximum(self.before, jnp.finfo(self.w.dtype).tiny))
+        short = jnp.sum((self.g / self.curvature) ** 2) < SHORT**2
+        return jnp.where(short & (rate < 0.5), self.left * (rate / (1.0 - jnp.minimum(rate, 0.5))) ** 2, jnp.inf)
+
 
 class NearestStep(optx.AbstractDescent):
     """p of at most a certain length that makes |r + Jp| least."""
 
     def init(self, y, f_info_struct):
-        return Bowl(jnp.zeros((y.size, y.size), y.dtype), jnp.ones_like(y), jnp.zeros_like(y))
+        return Bowl(jnp.zeros((y.size, y.size), y.dtype), jnp.ones_like(y), jnp.zeros_like(y), jnp.zeros((), y.dtype))
 
     def query(self, y, f_info, state):
-        jacobian = f_info.jac.as_matrix()
-        w, axes = jnp.linalg.eigh(jacobian.T @ jacobian)
-        return Bowl(axes, w, axes.T @ (jacobian.T @ f_info.residual))
+        return Bowl.of(f_info.jac.as_matrix(), f_info.residual, state.left)
 
     def step(self, step_size, state):
         w = state.curvature
@@ -88,8 +104,8 @@ def _silent(**state: Any) -> None:
 
 
 class TrustRegion(optx.AbstractGaussNewton):
-    """Stops where Newton's step is shorter than ``rtol`` standard deviations of the parameters, as the residuals in units
-    of σ tell them, or where parameters and residuals have changed by less than the tolerances. A last step as short as
+    """Stops where Newton's step, or the one to be expected after it, is shorter than ``rtol`` standard deviations of the
+    parameters, as the residuals in units of σ tell them, or where parameters and residuals have changed by less than the tolerances. A last step as short as
     `SHORT` is taken without a look."""
 
     rtol: Any
@@ -101,8 +117,7 @@ class TrustRegion(optx.AbstractGaussNewton):
 
     def terminate(self, fn, y, args, options, state, tags):
         bowl = state.descent_state
-        left = jnp.sum(bowl.g**2 / bowl.curvature)
-        near = (state.num_accepted_steps > 0) & (left < self.rtol**2)
+        near = (state.num_accepted_steps > 0) & (jnp.minimum(bowl.left, bowl.left_after) < self.rtol**2)
         # steps from where nothing is finite lead nowhere
         lost = (state.num_steps > 0) & ~jnp.all(jnp.isfinite(state.f_info.residual))
         result = optx.RESULTS.where(lost, optx.RESULTS.nonlinear_divergence, state.result)

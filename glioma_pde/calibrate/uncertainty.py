@@ -16,7 +16,7 @@ from jax import Array
 from scipy.stats import chi2, norm
 from scipy.stats import t as student
 
-from .optimise import levenberg_marquardt
+from .descent import levenberg_marquardt
 from .problem import Problem
 
 FLAT = 1e-12

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import ConfigError
 from .anatomy import is_file
+from .base import Section
 from .fit import FIT_SECTIONS
 from .image_sections import IMAGE_SECTIONS, Images
 from .loading import parsed_toml, read_text, study_of
@@ -79,16 +80,16 @@ def load_images(path: str | Path, sets: Iterable[str] = ()) -> ImageStudy:
     except ConfigError as error:  # of the stand-in nobody has heard
         raise ConfigError([p for p in error.problems if not p.startswith("tumour.initial.path:")], where) from None
     assert images is not None  # or there was a problem
-    if unfit := _unfit(study.arms[0]):
+    if unfit := _unfit(study.arms[0], images):
         raise ConfigError(unfit, where)
     return ImageStudy(study=study, images=images, folder=str(folder))
 
 
 def _missing(images: Images | None, folder: Path) -> list[str]:
+    files = {} if images is None else images.files()
     return [
-        f"images.scans[{i}].{name}: there is no image file {folder / path}"
-        for i, scan in enumerate(images.scans if images is not None else ())
-        for name, path in scan.paths().items()
+        f"images.{key}: there is no image file {folder / path}"
+        for key, path in files.items()
         if not is_file(folder / path)
     ]
 
@@ -103,7 +104,7 @@ def _prepared(data: dict[str, Any], images: Images | None) -> list[str]:
         if "initial" in tumour:
             problems.append("tumour.initial: the tumour grows from a seed that is found; leave it out")
         # takes the place of an initial tumour, and is not read as one
-        stand_in = "none" if images is None else next(iter(images.scans[0].paths().values()))
+        stand_in = "none" if images is None else next(iter(images.files().values()))
         tumour["initial"] = {"kind": "nifti", "path": stand_in}
     numerics = data.setdefault("numerics", {})
     if isinstance(numerics, dict):  # least squares need the digits, and nobody looks at the ledger
@@ -115,11 +116,19 @@ def _prepared(data: dict[str, Any], images: Images | None) -> list[str]:
     return problems
 
 
-def _unfit(config: Config) -> list[str]:
+def _unfit(config: Config, images: Images) -> list[str]:
     problems = []
     tissue = config.tissue
     if tissue.kind == "radial" or (tissue.kind == "phantom" and len(tissue.shape) != 3):
         problems.append("tissue: images need an anatomy of three axes")
     if config.tumour.growth != "logistic":
         problems.append("tumour.growth: a fit to images needs logistic growth, whose front has a speed and a width")
+    for name, section in config:
+        tables = section.tables().values() if isinstance(section, Section) else ()
+        days = [day for table in tables for key in ("day", "start_day") for day in table.get(key, ())]
+        if days and min(days) < images.first_day:
+            problems.append(
+                f"{name}: something is done on day {min(days):g}, before the first scan on day {images.first_day:g}, until which "
+                "the tumour is taken to grow alone; leave it out"
+            )
     return problems

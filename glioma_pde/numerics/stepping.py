@@ -14,6 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .diffusion import materialise
+
+SMALL = 1024
+"""Numbers of a state up to which going round a loop costs more than a stage."""
+
 Tree = Any
 RightHandSide = Callable[[Tree, Tree], tuple[Tree, Tree]]
 
@@ -71,6 +76,9 @@ class SSPRK2(Stepper):
             # the second stage as two convex halves, so that rounding cannot break positivity
             return (jax.tree.map(lambda a, b, c: (1.0 - share) * a + share * (b + dt * c), y, now, k), warm), None
 
+        if sum(leaf.size for leaf in jax.tree.leaves(y)) <= SMALL:
+            (now, warm), _ = stage((y, warm), 1.0)
+            return stage((materialise(now), warm), 0.5)[0]
         # A loop, so that a reverse pass cannot hold the inside of both stages at once, and compiles one.
         shares = jnp.asarray([1.0, 0.5], jax.tree.leaves(y)[0].dtype)
         return jax.lax.scan(stage, (y, warm), shares)[0]
@@ -102,7 +110,7 @@ class RKL2(Stepper):
         w1 = 4.0 / (s * s + s - 2)
         b = [1.0 / 3.0] * 3 + [(j * j + j - 2) / (2.0 * j * (j + 1)) for j in range(3, s + 1)]
         k0, warm = rhs(y, warm)
-        before, now = y, combine((1.0, y), (dt * b[1] * w1, k0))
+        before, now = y, materialise(combine((1.0, y), (dt * b[1] * w1, k0)))
         for j in range(2, s + 1):
             mu = (2 * j - 1) / j * b[j] / b[j - 1]
             nu = -(j - 1) / j * b[j] / b[j - 2]
@@ -117,6 +125,7 @@ class RKL2(Stepper):
                     (-dt * mu * w1 * (1.0 - b[j - 1]), k0),
                 ),
             )
+            now = materialise(now)
         return now, warm
 
 
