@@ -444,7 +444,8 @@ def _fast_fronts(config: Config, tissue: Tissue) -> list[str]:
     t, spacing = config.tumour, max(tissue.grid.spacing_mm)
     ahead = GROWTH[t.growth]().factor(jnp.zeros(()), jnp.asarray(config.capacity_cells_per_mm3), False)
     rate = t.proliferation_per_day * float(ahead)
-    white, grey = (np.asarray(getattr(tissue, n), float)[np.asarray(tissue.mask)] for n in ("white", "grey"))
+    inside = np.asarray(tissue.mask)
+    white, grey = (np.asarray(getattr(tissue, n))[inside].astype(float) for n in ("white", "grey"))
     both = white + grey
     share = white[both > 0] / both[both > 0]
     d = t.diffusivity_white_mm2_per_day * share + t.diffusivity_grey_mm2_per_day * (1.0 - share)
