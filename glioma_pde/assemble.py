@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from .biology.attractant import Attractant, DynamicAttractant
@@ -44,6 +45,11 @@ Shapes = dict[str, int]
 
 BEFORE = -1.0
 """A day before every run: doses given then are left out of its plan."""
+
+
+def _array(values: Any, dtype) -> Array:
+    """Numbers of a configuration, converted by NumPy: JAX would compile a program for each shape."""
+    return jnp.asarray(np.asarray(values, dtype), dtype)
 
 
 def _values(section: Any, prefix: str) -> dict[str, Any]:
@@ -125,9 +131,11 @@ def _temozolomide(config: Config, dtype, shapes: Shapes) -> Temozolomide:
     t = config.temozolomide
     rows = t.single_doses()
     rows = rows + [(BEFORE, 0.0)] * (shapes.get("temozolomide.doses", 0) - len(rows))
-    table = jnp.asarray(rows, dtype).reshape(-1, 2)
+    table = np.asarray(rows, dtype).reshape(-1, 2)
     kill = _kill(t.kill, "temozolomide.kill")
-    return Temozolomide(OralDoses(table[:, 0], table[:, 1]), **_values(t, "temozolomide"), kill=kill)
+    return Temozolomide(
+        OralDoses(*(_array(column, dtype) for column in table.T)), **_values(t, "temozolomide"), kill=kill
+    )
 
 
 def _trail(config: Config, dtype, shapes: Shapes) -> Trail:
@@ -218,7 +226,7 @@ def _resections(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
         nowhere = [0.0] * len(rows[0].centre_mm)
 
         def column(name: str, fill: Any, rows=rows, missing=missing) -> Array:
-            return jnp.asarray([getattr(r, name) for r in rows] + [fill] * missing, dtype)
+            return _array([getattr(r, name) for r in rows] + [fill] * missing, dtype)
 
         common = {
             "day": column("day", BEFORE),
@@ -226,7 +234,7 @@ def _resections(config: Config, dtype, shapes: Shapes) -> Iterator[Event]:
             "radius_mm": column("radius_mm", 0.0),
             "margin_mm": column("margin_mm", 0.0),
             "removed_fraction": column("removed_fraction", 0.0),
-            "edge_mm": jnp.asarray(config.surgery.edge_mm, dtype),
+            "edge_mm": _array(config.surgery.edge_mm, dtype),
             "closed": config.surgery.cavity == "closed",
         }
         yield (
@@ -240,10 +248,11 @@ def _fractions(config: Config, dtype, shapes: Shapes, images: Images) -> Iterato
     section = config.radiotherapy
     for map_, rows in section.courses():
         missing = shapes.get(f"radiotherapy.{section.group(map_)}", 0) - len(rows)
-        table = jnp.asarray(rows + [(BEFORE, 0.0)] * missing, dtype)
-        values = {name: jnp.asarray(v, dtype) for name, v in _values(section, "radiotherapy").items()}
+        table = np.asarray(rows + [(BEFORE, 0.0)] * missing, dtype)
+        values = {name: _array(v, dtype) for name, v in _values(section, "radiotherapy").items()}
         relative = None if map_ is None else images[section.map_names()[map_]]
-        yield Radiotherapy(table[:, 0], table[:, 1], **values, dose_map=relative, form=section.survival)
+        days, doses = (_array(column, dtype) for column in table.T)
+        yield Radiotherapy(days, doses, **values, dose_map=relative, form=section.survival)
 
 
 EVENTS: dict[str, Callable[..., Iterator[Event]]] = {
@@ -258,13 +267,13 @@ the day of an operation are given when it is done."""
 def _columns(rows: Sequence[Any], kind: type, least: int, dtype) -> list[Array]:
     """The rows as arrays, one for each attribute of ``kind``; windows and doses of zero fill up to ``least`` rows."""
     missing = [0.0] * (least - len(rows))
-    return [jnp.asarray([getattr(r, n.name) for r in rows] + missing, dtype) for n in fields(kind)]
+    return [_array([getattr(r, n.name) for r in rows] + missing, dtype) for n in fields(kind)]
 
 
 def _doses(injection: Any, least: int, dtype) -> CarrierDoses:
     rows = injection.arrivals()
     rows = rows + [(BEFORE, 0.0)] * (least - len(rows))
-    days, cells = jnp.asarray(rows).T
+    days, cells = np.asarray(rows, float).T
     route, sites = ROUTES[injection.route](injection), injection.sites()
     lost = {
         "retained_fraction": injection.retained_fraction,
@@ -275,7 +284,7 @@ def _doses(injection: Any, least: int, dtype) -> CarrierDoses:
         if sites
         else CarrierDoses.along(route, days, cells, **lost)
     )
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), doses)
+    return jax.tree.map(lambda leaf: _array(leaf, dtype), doses)
 
 
 def _vascular(injection: Any) -> Intravenous:

@@ -180,7 +180,7 @@ def make_tissue(config: Config, dtype) -> tuple[Tissue, tuple[np.ndarray, np.nda
         paths: Any = {n: None if getattr(t, n) is None else folder / getattr(t, n) for n in _NIFTI_MAPS}
         whole = tissue_from_nifti(
             paths["white"], paths["grey"], paths["csf"], paths["mask"], paths["background"], paths["cavity"],
-            spacing_mm=t.spacing_mm, scale=t.scale, dtype=dtype,
+            spacing_mm=t.spacing_mm, scale=t.scale, dtype=dtype, on_host=True,
         )  # fmt: skip
         if t.ventricle_seeds_mm:
             try:
@@ -212,7 +212,7 @@ def _with_tensors(config: Config, tissue: Tissue) -> Tissue:
 @functools.lru_cache(maxsize=1)
 def _atlas(spacing_mm: float, dtype) -> Tissue:
     """The atlas, read once for all arms."""
-    return mni152(spacing_mm, dtype)
+    return mni152(spacing_mm, dtype, on_host=True)
 
 
 _NIFTI_MAPS = ("white", "grey", "csf", "mask", "background", "cavity")
@@ -223,7 +223,7 @@ def _stepper(config: Config):
     return RKL2(stages=n.stages) if n.stepper == "rkl2" else {"ssprk2": SSPRK2, "euler": Euler}[n.stepper]()
 
 
-def _initial(config: Config, tissue: Tissue, dtype, problems: list[str]) -> dict[str, Array]:
+def _initial(config: Config, tissue: Tissue, dtype, problems: list[str]) -> dict[str, np.ndarray]:
     start = config.tumour.initial
     if start.kind == "nifti":
         values = _image(config, tissue, "tumour.initial.path", start.path, problems)
@@ -235,20 +235,20 @@ def _initial(config: Config, tissue: Tissue, dtype, problems: list[str]) -> dict
         values = values[_box(tissue)]
         if not np.any(values[np.asarray(tissue.mask)] > 0):
             problems.append(f"tumour.initial.path: {start.path} holds no tumour in the computed tissue")
-        return {"tumour": jnp.asarray(values, dtype)}
-    inside = jnp.asarray(tissue.mask, dtype)
-    shape = gaussian(tissue.grid, jnp.asarray(start.centre_mm, dtype), jnp.asarray(start.sigma_mm, dtype)) * inside
-    if not float(shape.max()) > 0:
+        return {"tumour": values}
+    centre, sigma = (np.asarray(v, dtype) for v in (start.centre_mm, start.sigma_mm))
+    shape = np.where(np.asarray(tissue.mask), np.asarray(gaussian(tissue.grid, centre, sigma)), np.zeros((), dtype))
+    if not shape.max() > 0:
         if not any(p.startswith("tumour.initial") for p in problems):
             problems.append("tumour.initial: its Gaussian reaches no tissue; move it there or widen sigma_mm")
         return {}
     if start.peak is not None:
         # cell means of a Gaussian peak a little below its centre value
         return {"tumour": start.peak * shape}
-    u = shape * (start.cells / config.capacity_cells_per_mm3 / float(tissue.grid.integrate(shape)))
-    if float(u.max()) > 1:
+    u = shape * (start.cells / config.capacity_cells_per_mm3 / float((shape * tissue.grid.volumes_mm3()).sum()))
+    if u.max() > 1:
         problems.append(
-            f"tumour.initial: {start.cells:g} cells with sigma_mm = {start.sigma_mm:g} reach {float(u.max()):.2f} of the "
+            f"tumour.initial: {start.cells:g} cells with sigma_mm = {start.sigma_mm:g} reach {u.max():.2f} of the "
             "carrying capacity; widen sigma_mm"
         )
     return {"tumour": u}
@@ -345,9 +345,12 @@ def _nearest_inside(mask: np.ndarray, grid: Grid, index: np.ndarray) -> list[flo
 
 def _peak(model: Model, doses: CarrierDoses) -> float:
     """The largest density that a dose brings about [K], with the tissue of ``model``."""
-    capacity = jnp.asarray(model.capacity_cells_per_mm3)
-    largest = jnp.argmax(doses.cells)
-    return float(jnp.max(doses.density(model.tissue, capacity, largest)[0]))
+    return float(_largest_density(model.tissue, model.capacity_cells_per_mm3, doses))
+
+
+@jax.jit
+def _largest_density(tissue: Tissue, capacity: Array, doses: CarrierDoses) -> Array:
+    return jnp.max(doses.density(tissue, capacity, jnp.argmax(doses.cells))[0])
 
 
 def _wide_enough(model: Model, doses: CarrierDoses, sigma_mm: float, peak: float) -> float | None:
@@ -369,7 +372,7 @@ def _too_dense(config: Config, model: Model, schedule: Schedule) -> list[str]:
     for i, (injection, doses) in enumerate(zip(config.schedule.injections, deliveries, strict=True)):
         if not set(doses.requires()) <= {*doses.needs, *(f.name for f in dataclasses.fields(Tissue))}:
             continue  # it depends on the fields of its day
-        there = _operated(model, schedule, float(doses.day[0]))
+        there = _operated(model, schedule, float(np.asarray(doses.day)[0]))
         peak = _peak(there, doses)
         if not np.isfinite(peak):
             problems.append(f"schedule.injections[{i}]: a site's footprint does not reach any tissue")
@@ -441,7 +444,8 @@ def _fast_fronts(config: Config, tissue: Tissue) -> list[str]:
     t, spacing = config.tumour, max(tissue.grid.spacing_mm)
     ahead = GROWTH[t.growth]().factor(jnp.zeros(()), jnp.asarray(config.capacity_cells_per_mm3), False)
     rate = t.proliferation_per_day * float(ahead)
-    white, grey = (np.asarray(getattr(tissue, n), float)[np.asarray(tissue.mask)] for n in ("white", "grey"))
+    inside = np.asarray(tissue.mask)
+    white, grey = (np.asarray(getattr(tissue, n))[inside].astype(float) for n in ("white", "grey"))
     both = white + grey
     share = white[both > 0] / both[both > 0]
     d = t.diffusivity_white_mm2_per_day * share + t.diffusivity_grey_mm2_per_day * (1.0 - share)

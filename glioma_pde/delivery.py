@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -26,6 +27,13 @@ __all__ = [
     "NARROWEST", "CarrierDoses", "Intracavity", "Intracerebral", "Intranasal", "Intravenous", "Intraventricular",
     "Route", "Schedule", "gaussian",
 ]  # fmt: skip
+
+
+def _maths(*values: Any) -> tuple[Any, Any]:
+    """What to compute with ``values``: JAX if any of them is traced, else NumPy, which compiles nothing; and JAX's
+    own floating type."""
+    traced = any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(values))
+    return jnp if traced else np, jnp.result_type(float)
 
 
 class CarrierDoses(Event):
@@ -67,14 +75,15 @@ class CarrierDoses(Event):
             ValueError: for what `along` refuses, and widths below zero.
         """
         refuse_outside(0.0, sigma_mm=sigma_mm)
-        sites = jnp.atleast_2d(jnp.asarray(sites_mm, float))
+        xp, real = _maths(sites_mm, sigma_mm)
+        sites = xp.atleast_2d(xp.asarray(sites_mm, real))
         count = sites.shape[0]
         doses = cls.along(route or Intracerebral(), days, cells, retained_fraction, backflow_fraction)
         events = doses.day.shape[0]
         placed = (
-            jnp.broadcast_to(sites, (events, *sites.shape)),
-            jnp.broadcast_to(jnp.asarray(sigma_mm, float), (events, count)),
-            jnp.full((events, count), 1.0 / count),
+            jnp.asarray(xp.broadcast_to(sites, (events, *sites.shape)), real),
+            jnp.asarray(xp.broadcast_to(xp.asarray(sigma_mm, real), (events, count)), real),
+            jnp.asarray(np.full((events, count), 1.0 / count, real), real),
         )
         return eqx.tree_at(lambda d: (d.sites_mm, d.sigma_mm, d.weight), doses, placed)
 
@@ -94,19 +103,20 @@ class CarrierDoses(Event):
         refuse_outside(-math.inf, days=days)
         refuse_outside(0.0, cells=cells)
         refuse_outside(0.0, 1.0, retained_fraction=retained_fraction, backflow_fraction=backflow_fraction)
-        days = jnp.atleast_1d(jnp.asarray(days, float))
+        xp, real = _maths(days, cells, retained_fraction, backflow_fraction)
+        days = xp.atleast_1d(xp.asarray(days, real))
         events = days.shape[0]
 
         def column(value):
-            return jnp.broadcast_to(jnp.asarray(value, float), (events,))
+            return jnp.asarray(xp.broadcast_to(xp.asarray(value, real), (events,)), real)
 
         return cls(
-            day=days,
+            day=jnp.asarray(days, real),
             cells=column(cells),
             retained_fraction=column(retained_fraction),
-            sites_mm=jnp.zeros((events, 1, 0)),
-            sigma_mm=jnp.zeros((events, 1)),
-            weight=jnp.ones((events, 1)),
+            sites_mm=jnp.asarray(np.zeros((events, 1, 0), real), real),
+            sigma_mm=jnp.asarray(np.zeros((events, 1), real), real),
+            weight=jnp.asarray(np.ones((events, 1), real), real),
             route=route,
             backflow_fraction=column(backflow_fraction),
         )

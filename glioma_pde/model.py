@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from . import alone
@@ -313,7 +314,7 @@ class Model(eqx.Module):
 
     def largest_steps(self) -> dict[str, float]:
         """For each field the longest step [day] at which it stays positive and bounded. Needs concrete parameters."""
-        rates = {name: float(rate) for name, rate in _loss_rates(self).items()}
+        rates = {name: float(rate) for name, rate in jax.device_get(_loss_rates(self, prepare(self))).items()}
         return {name: 1.0 / rate if rate > 0 else float("inf") for name, rate in rates.items()}
 
     def largest_step(self) -> float:
@@ -392,8 +393,14 @@ class Model(eqx.Module):
 
 
 @jax.jit
-def _loss_rates(model: Model) -> dict[str, Array]:
-    return model.loss_rates(model.prepare())
+def prepare(model: Model) -> dict[str, Any]:
+    """What every module prepares of the anatomy, compiled once for the checks before a run and the run itself."""
+    return model.prepare()
+
+
+@jax.jit
+def _loss_rates(model: Model, medium) -> dict[str, Array]:
+    return model.loss_rates(medium)
 
 
 def total_tumour(model: Model, x: Mapping[str, Array]) -> Array:
@@ -415,7 +422,9 @@ def _as_arrays(tree, dtype):
     def convert(leaf):
         if isinstance(leaf, bool):
             return leaf
-        if isinstance(leaf, int | float) or (eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)):
+        if isinstance(leaf, int | float):
+            return jnp.asarray(np.asarray(leaf, dtype), dtype)
+        if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.asarray(leaf, dtype)
         return leaf
 

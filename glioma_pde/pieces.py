@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .model import Carry, Model
+from .model import prepare as prepare
 from .observe import look, rim
 from .solve import block
 from .window import GROW_AT, GROW_AT_RELATIVE
@@ -26,11 +27,6 @@ def advance(fixed, carry: Carry, j, first, last):
         return block(model, schedule, plan, instants, medium, carry, j, b)
 
     return lax.fori_loop(first, last, one, carry)
-
-
-@jax.jit
-def prepare(model: Model):
-    return model.prepare()
 
 
 @partial(jax.jit, static_argnums=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -33,6 +34,7 @@ _REACH_SIGMA = 6.0
 """Deposits beyond so many σ count as nothing when a window is chosen."""
 
 
+@partial(jax.jit, static_argnums=0)
 def gaussian(grid: Grid, centre_mm: Array, sigma_mm: Array) -> Array:
     """Cell means of exp(−|x − centre|²/2σ²), field-shaped and positive.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -70,7 +71,13 @@ def times(model: Model, schedule: Schedule, save_days: Array) -> Array:
     """All instants a plan may refer to: save days, event days, break points, in this order."""
     save_days = jnp.asarray(save_days)
     parts = [save_days, *(e.day for e in schedule.events), *model.breakpoints()]
-    return jnp.concatenate([jnp.asarray(p, save_days.dtype).ravel() for p in parts])
+    return _joined(parts, save_days.dtype)
+
+
+@partial(jax.jit, static_argnums=1)
+def _joined(parts: Sequence[Array], dtype) -> Array:
+    """All in one row; one program, where what calls it is not compiled itself."""
+    return jnp.concatenate([jnp.asarray(p, dtype).ravel() for p in parts])
 
 
 def make_plan(model: Model, schedule: Schedule, save_days: Sequence[float], dt: float) -> Plan:
@@ -133,8 +140,11 @@ def tabulate(rows: Sequence[Sequence[tuple[int, int, int, int, Sequence[int]]]],
     """A plan from its blocks (lower, upper, part, parts, events), one row per save interval."""
     width = max(len(r) for r in rows)
 
+    def integers(values):  # made by NumPy: JAX would compile a program for each shape
+        return jnp.asarray(np.asarray(values, np.int32), np.int32)
+
     def table(pick, fill):
-        return jnp.asarray([[pick(b) for b in r] + [fill] * (width - len(r)) for r in rows], jnp.int32)
+        return integers([[pick(b) for b in r] + [fill] * (width - len(r)) for r in rows])
 
     return Plan(
         lower=table(lambda b: b[0], 0),
@@ -142,7 +152,7 @@ def tabulate(rows: Sequence[Sequence[tuple[int, int, int, int, Sequence[int]]]],
         part=table(lambda b: b[2], 0),
         parts=table(lambda b: b[3], 0),
         events=tuple(table(lambda b, g=g: b[4][g], -1) for g in range(groups)),
-        count=jnp.asarray([len(r) for r in rows], jnp.int32),
+        count=integers([len(r) for r in rows]),
         saves=saves,
         padded=any(len(r) < width for r in rows),
     )

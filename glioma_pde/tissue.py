@@ -93,6 +93,7 @@ class Tissue(eqx.Module):
         background=None,
         cavity=None,
         tolerance: float = 1e-3,
+        on_host: bool = False,
     ) -> Tissue:
         """Tissue from arrays of volume fractions in 1-D, 2-D or 3-D.
 
@@ -108,6 +109,7 @@ class Tissue(eqx.Module):
             background: an image to draw under the fields.
             cavity: cells of a cavity from an operation before; the mask says whether cells can enter it.
             tolerance: how far fractions, or their sum, may exceed 1 (rounding in stored maps).
+            on_host: leave the maps in NumPy, where possible without a copy, for what is soon cut from them.
 
         Raises:
             GliomaError: shapes differ, values are not fractions, or no cell is left in the mask.
@@ -143,16 +145,17 @@ class Tissue(eqx.Module):
             picture = numbers("background", background, work)
             check_shape("background", picture, grid)
             check_finite("background", picture, grid)
+        leaf = _on_host if on_host else _leaf
         return cls(
             grid=grid,
-            white=_leaf(maps["white"], dtype),
-            grey=_leaf(maps["grey"], dtype),
-            csf=_leaf(maps.get("csf"), dtype),
-            mask=_leaf(inside),
-            ventricle_wall=None if region is None else _leaf(wall_of(region, inside)),
-            background=_leaf(picture, dtype),
-            ventricle=_leaf(region),
-            cavity=None if cavity is None else _leaf(flags("cavity", cavity, grid)),
+            white=leaf(maps["white"], dtype),
+            grey=leaf(maps["grey"], dtype),
+            csf=leaf(maps.get("csf"), dtype),
+            mask=leaf(inside),
+            ventricle_wall=None if region is None else leaf(wall_of(region, inside)),
+            background=leaf(picture, dtype),
+            ventricle=leaf(region),
+            cavity=None if cavity is None else leaf(flags("cavity", cavity, grid)),
             mask_threshold=float(mask_threshold) if mask is None else None,
         )
 
@@ -431,6 +434,10 @@ def _harmonic(D: Array, mask: Array, axis: int) -> Array:
 def _leaf(values: np.ndarray | None, dtype=None) -> Any:
     # An own copy: JAX may share memory with a NumPy array, which its owner can still change.
     return None if values is None else jax.device_put(np.array(values, dtype))
+
+
+def _on_host(values: np.ndarray | None, dtype=None) -> Any:
+    return None if values is None else values.astype(dtype or values.dtype, copy=False)
 
 
 def _float_dtype(dtype) -> np.dtype:

@@ -128,7 +128,10 @@ def test_whole_jobs_are_timed(tmp_path, capsys):
     config.write_text(THERAPY)
     assert program.main(["--jobs", "--quick", "--config", str(config), "--out", str(out)]) == 0
     found = {j["name"]: j for j in json.loads(out.read_text())["jobs"]}
-    assert len(found) == 5 and all(j["median_s"] > 0 for j in found.values())
+    assert len(found) == 6 and all(j["median_s"] > 0 for j in found.values())
+    errors = {name: j["error"] for name, j in found.items() if "days of a tumour" in name}
+    longest, configured = sorted(errors, key=lambda name: int(name.split()[-2]))
+    assert 0 < errors[configured] < errors[longest] < 1e-2
     assert found["the same, compiled before"]["aim_s"] == 3.0
     assert "16 radial patients" in capsys.readouterr().out
 

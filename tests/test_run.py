@@ -449,6 +449,21 @@ def test_an_image_without_tumour_in_the_tissue_is_refused(tmp_path):
         build(arm)
 
 
+def test_a_therapy_is_built_of_few_programs():
+    """Outside of a program JAX compiles each operation for each new shape: setting up is left to NumPy for the most part."""
+    compiled = []
+
+    def listen(event, *_, **__):
+        compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        experiment_of(["tissue.shape=[23, 19]"])
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert 3 <= compiled.count("/jax/core/compile/backend_compile_duration") <= 10
+
+
 def test_the_advised_sigma_is_enough_away_from_walls():
     text = TINY.replace('"head"', '"box"')
     dose = "schedule.injections=[{{days=[1.0], cells=1e6, sites_mm=[[0.0, 0.0]], sigma_mm={}, retained_fraction=1}}]"

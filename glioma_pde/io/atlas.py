@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from glioma_pde._atlas import T1_BRAIN, atlas_file
@@ -13,7 +15,7 @@ LATERAL_VENTRICLE_MM = (-10.0, -5.0, 24.0)
 """A point in the lateral ventricles of the MNI152 brain, in its world coordinates [mm]."""
 
 
-def mni152(spacing_mm: float | tuple[float, ...] = 1.0, dtype=None) -> Tissue:
+def mni152(spacing_mm: float | tuple[float, ...] = 1.0, dtype=None, on_host: bool = False) -> Tissue:
     """The symmetric ICBM 2009a nonlinear brain, MNI152: an average of 152 healthy adults.
 
     Brain B: T1 above 0.2 of its maximum (1883 mL). ``mask``: p_white + p_grey ≥ 0.5 in B.
@@ -30,20 +32,24 @@ def mni152(spacing_mm: float | tuple[float, ...] = 1.0, dtype=None) -> Tissue:
     Args:
         spacing_mm: cell size [mm]; other than 1, the maps are averaged conservatively.
         dtype: floating type of the maps; default JAX's own.
+        on_host: as for `Tissue.from_arrays`, unless resampled.
 
     Raises:
         GliomaError: nilearn, or its maps, are not installed; or the spacing is not possible.
     """
     paths = [atlas_file(name) for name in ("wm", "gm", "t1")]
-    (white, affine), (grey, b), (t1, c) = map(read_image, paths)
+    with ThreadPoolExecutor() as pool:
+        (white, affine), (grey, b), (t1, c) = pool.map(read_image, paths)
     if not (white.shape == grey.shape == t1.shape and np.allclose(affine, b) and np.allclose(affine, c)):
         raise GliomaError(f"The MNI152 maps in {paths[0].parent} do not share one space; reinstall nilearn.")
     # Stored as bytes, 255 for a whole voxel. Sums of bytes are exact in float32, so CSF is never < 0.
     full = np.float32(max(white.max(), grey.max()))
-    brain = t1 > T1_BRAIN * t1.max()
-    white, grey = (np.where(brain, values, np.float32(0)) for values in (white, grey))
-    csf = np.where(brain, full - white - grey, np.float32(0)) / full
-    white, grey = white / full, grey / full
+    outside = t1 <= T1_BRAIN * t1.max()
+    csf = full - white
+    csf -= grey
+    for values in (white, grey, csf):  # in place: these are large
+        np.copyto(values, 0, where=outside)
+        values /= full
     matrix = np.linalg.inv(affine)
     seed = np.rint(matrix[:3, :3] @ np.asarray(LATERAL_VENTRICLE_MM) + matrix[:3, 3]).astype(int)
     tissue = Tissue.from_arrays(
@@ -54,5 +60,6 @@ def mni152(spacing_mm: float | tuple[float, ...] = 1.0, dtype=None) -> Tissue:
         dtype=dtype,
         ventricle=connected_component(csf > 0.5, tuple(seed.tolist())),
         background=t1,
+        on_host=on_host,
     )
     return tissue.resample(spacing_mm)

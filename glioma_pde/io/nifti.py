@@ -142,6 +142,7 @@ def tissue_from_nifti(
     mask_threshold: float = 0.5,
     dtype=None,
     max_voxels: int = MAX_VOXELS,
+    on_host: bool = False,
 ) -> Tissue:
     """Tissue from probability maps of one space, as a segmentation tool writes them.
 
@@ -152,6 +153,7 @@ def tissue_from_nifti(
         spacing_mm: resample to this cell size [mm]; default the images' own voxels.
         scale: what the white, grey and CSF maps store for a whole voxel of their tissue: 1 for
             fractions, 100 for percent, 255 for bytes.
+        on_host: as for `Tissue.from_arrays`, unless resampled.
 
     Raises:
         GliomaError: an image cannot be read, two do not share one space, or the maps are no
@@ -187,6 +189,7 @@ def tissue_from_nifti(
         mask_threshold=mask_threshold,
         dtype=dtype,
         tolerance=1e-2,  # three maps stored as bytes can add up to 1 + 3/510 by rounding
+        on_host=on_host,
     )
     return tissue if spacing_mm is None else tissue.resample(spacing_mm)
 
