@@ -22,6 +22,7 @@ from glioma_pde import Model, Schedule, Tissue, Tumour, make_plan, solve
 from glioma_pde.build import build
 from glioma_pde.config import load
 from glioma_pde.errors import GliomaError
+from glioma_pde.schedule import STEPS_PER_BLOCK
 
 from .kernels import many_steps
 
