@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from .biology.base import Module
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .model import Carry, Model
 
 _STAGES = {Euler: 1, SSPRK2: 2}
+_NUMBERS = (np.ndarray, np.generic, float)
 
 
 def is_alone(model: Model, medium: dict[str, Any]) -> bool:
@@ -63,7 +65,7 @@ def steps(
         carry = after._replace(x={n: after.x.get(n, v) for n, v in carry.x.items()})
     t, dt = moment(jnp.zeros((), int))
     everything = _with(model, [tumour]), carry._replace(x={}, warm={}), {tumour.name: medium[tumour.name]}, t
-    arrays, rest = eqx.partition(everything, eqx.is_array)
+    arrays, rest = eqx.partition(everything, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, _NUMBERS))
     leaves, tree = jax.tree.flatten(arrays)
     static = {"tree": tree, "rest": _Hashed(rest), "count": count}
     u, grown = _steps.bind(carry.x[tumour.name], model.tissue.mask, dt, *leaves, **static)

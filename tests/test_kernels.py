@@ -146,6 +146,16 @@ def test_a_tumour_alone_keeps_its_derivatives_and_its_batches():
 
 
 @needs_native
+def test_numbers_of_python_and_numpy_are_parameters_too():
+    model, carry, medium, moment = tumour_in((3, 4), "float64")
+    expected = model.steps(carry, medium, moment, 1).x["tumour"]
+    for number in (float, np.float64, np.asarray):
+        other = eqx.tree_at(lambda m: m["tumour"].proliferation_per_day, model, number(0.4))
+        other = eqx.tree_at(lambda m: m.tissue.mask, other, np.asarray(model.tissue.mask))
+        same(other.steps(carry, medium, moment, 1).x["tumour"], expected)
+
+
+@needs_native
 def test_only_a_tumour_that_is_alone_is_taken_alone():
     def is_alone(modules, tissue=None, **more):
         tissue = tissue or Tissue.phantom("box", (4, 5), 1.0)
