@@ -99,8 +99,8 @@ def main(arguments: list[str]) -> int:
     lines = profiles(problem, found.s, points=6)
     told = verdicts(problem.names, problem.log, normal.s, normal.information, lines)
     for k, best in enumerate(np.asarray(problem.natural(found.s))):
-        ends = f"[{np.exp(lines[k].low):.4g}, {np.exp(lines[k].high):.4g}]"
-        print(f"{problem.names[k]:<40} {best:<10.4g} 95 % {ends:<24} {told[k].text}")
+        ends = [f"{np.exp(end):.4g}" if np.isfinite(end) else "open" for end in (lines[k].low, lines[k].high)]
+        print(f"{problem.names[k]:<40} {best:<10.4g} 95 % {'[' + ', '.join(ends) + ']':<24} {told[k].text}")
     print("\n".join(found.report(problem)))
     return 0
 

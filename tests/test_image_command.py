@@ -48,10 +48,9 @@ TRUE = (0.16, 0.16, 0.06)
 AGE, DAYS = 90.0, (10.0, 40.0, 60.0, 80.0)
 
 
-@pytest.fixture
-def patient(tmp_path):
+def patient(tmp_path, config: str):
     """The configuration and its images, of a tumour on cells of half the size and other steps; and its true volumes."""
-    (tmp_path / "images.toml").write_text(CONFIG)
+    (tmp_path / "images.toml").write_text(config)
     study = load_images_of(tmp_path, "tissue.shape=[28, 28, 28]", "tissue.spacing_mm=2.0")
     treated = build(study.arm, initial={})
     tissue = treated.model.tissue
@@ -67,7 +66,7 @@ def patient(tmp_path):
             write_image(tmp_path / f"{name}_{day:g}.nii", density > threshold, tissue.grid.matrix)
     adc = 2500.0 - 1900.0 * (u[0] + 0.05 * rng.standard_normal(u[0].shape))
     write_image(tmp_path / "adc_10.nii", adc, tissue.grid.matrix)
-    return tmp_path, 8.0 * np.stack([(u > t).sum(axis=(1, 2, 3)) for t in (0.80, 0.16)], axis=1)
+    return 8.0 * np.stack([(u > t).sum(axis=(1, 2, 3)) for t in (0.80, 0.16)], axis=1)
 
 
 def load_images_of(folder, *sets):
@@ -79,8 +78,8 @@ def load_images_of(folder, *sets):
 
 
 @pytest.mark.slow
-def test_three_days_with_treatments_between_them(patient, capsys, monkeypatch):
-    folder, volumes = patient
+def test_three_days_with_treatments_between_them(tmp_path, capsys, monkeypatch):
+    folder, volumes = tmp_path, patient(tmp_path, CONFIG)
     monkeypatch.chdir(folder)
     assert main(["check", "images.toml"]) == 0 and "images of 3 days" in capsys.readouterr().out
     assert main(["fit", "images.toml", "--out", "out"]) == 0
@@ -103,6 +102,34 @@ def test_three_days_with_treatments_between_them(patient, capsys, monkeypatch):
     assert rate < 0.8 * found["proliferation_per_day"]
     assert main(["plot", "out/fit.h5", "--out", "again"]) == 0
     assert (folder / "again" / "fit_images.png").stat().st_size == (folder / "out" / "fit_images.png").stat().st_size
+
+
+CARRIERS = """
+[carriers]
+[attractant]
+[prodrug]
+courses = [{ start_day = 15.0, end_day = 25.0, dose_mg_per_kg_per_day = 150.0 }]
+[drug]
+[schedule]
+injections = [{ days = [12.0], cells = 4e8, sites_mm = [[2.0, 0.0, 0.0]], sigma_mm = 8.0 }]
+"""
+
+
+@pytest.mark.slow
+def test_carriers_and_their_prodrug_between_the_images(tmp_path, capsys, monkeypatch):
+    start, end = CONFIG.index("[radiotherapy]"), CONFIG.index("[images]")
+    config = CONFIG[:start] + CARRIERS + CONFIG[end:].replace(', adc = "adc_10.nii"', "")
+    volumes = patient(tmp_path, config)
+    assert volumes[0, 0] > 0 and volumes[1, 0] == 0  # the core that T1Gd shows is gone for a while
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "images.toml", "--out", "out"]) == 0
+    assert "treatments from day 12 on have the effects that the model gives them" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"fit.h5", "fit_images.png"}
+    file = FitFile("out/fit.h5")
+    found = dict(zip(file["parameters"]["name"], file["parameters"]["value"], strict=True))
+    assert found["diffusivity_white_mm2_per_day"] == pytest.approx(TRUE[0], rel=0.2)
+    assert found["proliferation_per_day"] == pytest.approx(TRUE[2], rel=0.2)
+    np.testing.assert_allclose(file["volumes"]["predicted"][:, 1], volumes[:, 1], rtol=0.1)
 
 
 def test_mistakes_of_a_fit_to_images_are_told_at_once(tmp_path):

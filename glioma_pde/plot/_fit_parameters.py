@@ -113,6 +113,7 @@ def corner(file: FitFile) -> Figure:
                 a.set_ylabel(_short(law, q), fontsize=5.5)
             a.tick_params(labelsize=5)
             a.locator_params(nbins=3)
+            a.tick_params(axis="x", labelrotation=45)  # wide labels in narrow panels
     return page.figure
 
 
