@@ -24,6 +24,7 @@ from glioma_pde.config import load
 from glioma_pde.errors import GliomaError
 
 from .kernels import many_steps
+from .timing import time_call
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,9 +125,7 @@ def _starts(config: Path, kind: str, repeats: int) -> list[Job]:
 def _timed(job: Job, call: Callable[[], Any], repeats: int) -> Job:
     jax.block_until_ready(call())
     for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        job.seconds.append(time.perf_counter() - start)
+        job.seconds.append(time_call(call))
     return job
 
 
