@@ -25,6 +25,9 @@ from .parts import parts
 from .parts import table as parts_table
 from .precision import draw, precision
 from .precision import table as precision_table
+from .scaling import draw as draw_scaling
+from .scaling import scaling
+from .scaling import table as scaling_table
 from .therapy import CONFIG, therapy_cases
 from .timing import FULL, QUICK, Case
 
@@ -46,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if "precision" in result:
             draw(result["precision"], path.with_suffix(".png"))
+        if "scaling" in result:
+            draw_scaling(result["scaling"], path.with_suffix(".png"))
     except (GliomaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -112,11 +117,20 @@ def measure_jobs(options: argparse.Namespace) -> dict[str, Any]:
         return describe(device) | {"quick": options.quick, "jobs": [job.result() for job in done]}
 
 
+def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
+    """How cost grows, as the content of a result file of its own."""
+    device = choose_device(options.device)
+    with jax.enable_x64(False), jax.default_device(device):
+        return describe(device) | {"quick": options.quick, "scaling": scaling(options.quick)}
+
+
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     if options.calibration:
         return measure_calibration(options)
     if options.jobs:
         return measure_jobs(options)
+    if options.scaling:
+        return measure_scaling(options)
     return measure_precision(options) if options.precision else measure(options)
 
 
@@ -125,6 +139,8 @@ def _text(result: dict[str, Any]) -> str:
         return calibration_table(result["calibration"])
     if "jobs" in result:
         return "\n".join(jobs_table(result["jobs"]))
+    if "scaling" in result:
+        return "\n".join(scaling_table(result["scaling"]))
     return precision_table(result["precision"]) if "precision" in result else table(result)
 
 
@@ -165,7 +181,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _default_path(result: dict[str, Any]) -> Path:
     stamp = "".join(c for c in result["date_utc"][:19] if c.isalnum())
-    what = next((f"_{w}" for w in ("calibration", "precision", "jobs") if w in result), "")
+    what = next((f"_{w}" for w in ("calibration", "precision", "jobs", "scaling") if w in result), "")
     return RESULTS / f"{stamp}_{result['device']['platform']}{what}{'_quick' if result['quick'] else ''}.json"
 
 
@@ -179,6 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-therapy", action="store_true", help="leave the therapy step out")
     parser.add_argument("--calibration", action="store_true", help="time the calibration instead, in a file of its own")
     parser.add_argument("--jobs", action="store_true", help="time whole jobs instead, in a file of its own")
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="cost against cells, steps, fields, patients, events; in files of its own",
+    )
     parser.add_argument("--no-parts", action="store_true", help="leave the parts of a step, by kind of kernel, out")
     parser.add_argument(
         "--precision", action="store_true", help="error over time beside other solvers, in files of its own"

@@ -25,6 +25,7 @@ from glioma_pde.errors import GliomaError
 from glioma_pde.schedule import STEPS_PER_BLOCK
 
 from .kernels import many_steps
+from .timing import time_call
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,9 +126,7 @@ def _starts(config: Path, kind: str, repeats: int) -> list[Job]:
 def _timed(job: Job, call: Callable[[], Any], repeats: int) -> Job:
     jax.block_until_ready(call())
     for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        job.seconds.append(time.perf_counter() - start)
+        job.seconds.append(time_call(call))
     return job
 
 

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 Call = Callable[[], np.ndarray]
 
-PEERS = {"diffrax": "diffrax", "py-pde (numba)": "py-pde", "py-pde (JAX)": "py-pde", "exponax": "exponax"}
+PEERS = {
+    "diffrax": "diffrax",
+    "py-pde (numba)": "py-pde",
+    "py-pde (JAX)": "py-pde",
+    "exponax": "exponax",
+    "TumorGrowthToolkit": "TumorGrowthToolkit",
+}
 """Name here: distribution."""
 
 _MODULES = {"py-pde": "pde"}
@@ -104,3 +110,34 @@ def exponax(question: Question, n: int, steps: int) -> Call:
     mean = np.einsum("i,j,k->ijk", share, share, share)
     u = jnp.asarray(question.start_at_points(n))[None]
     return lambda: np.fft.ifftn(np.fft.fftn(np.asarray(run(u)[0])) * mean).real
+
+
+def tumor_growth_toolkit(question: Question, n: int) -> Call:
+    """TumorGrowthToolkit's model ``FK``: forward Euler in NumPy, with steps of its own choice, from our start.
+
+    Its box is periodic; so are D and the start, each the mirror image of itself at the walls, which makes it the same.
+    D is D_w in white and D_w over a ratio in grey matter: the fraction of white follows from ours.
+    """
+    from TumorGrowthToolkit.FK import Solver
+
+    start = question.start(n)
+
+    class FromOurStart(Solver):  # its own is a Gaussian cut off at 0.1
+        def gauss_sol3d(self, *_):
+            return start.copy()
+
+    low, high = (question.mean_diffusivity * (1.0 + sign * max(question.variation, 0.1)) for sign in (-1, 1))
+    white = (question.diffusivity(n) - low) / (high - low)
+    solver = FromOurStart(
+        {
+            "Dw": high, "RatioDw_Dg": high / low, "rho": question.rho_per_day, "wm": white, "gm": 1.0 - white,
+            "NxT1_pct": 0.5, "NyT1_pct": 0.5, "NzT1_pct": 0.5, "resolution_factor": 1.0,
+            "dx_mm": question.width_mm / n, "dy_mm": question.width_mm / n, "dz_mm": question.width_mm / n,
+            "stopping_time": question.days,
+        }
+    )  # fmt: skip
+
+    def run() -> np.ndarray:
+        return solver.solve()["final_state"]
+
+    return run

@@ -28,11 +28,12 @@ import numpy as np
 from glioma_pde import Model, Tissue, Tumour
 from glioma_pde.numerics.stepping import RKL2, SSPRK2, Euler, Stepper
 
-from . import peers
+from . import handwritten, peers
 from .kernels import many_steps
 
 OURS = "glioma_pde"
-SIZES = {"quick": (12, 24), "full": (24, 48, 96)}
+BY_HAND = "C and OpenMP"
+SIZES = {"quick": (12, 24), "full": (16, 32, 64)}
 """Cells along each axis."""
 STEPPERS: dict[str, Stepper] = {"Euler": Euler(), "SSP-RK2": SSPRK2(), "RKL2": RKL2()}
 
@@ -111,11 +112,14 @@ def precision(quick: bool, with_numba: bool = True) -> dict[str, Any]:
             question = Question(variation)
             sizes = SIZES["quick" if quick else "full"]
             reference = extrapolated(question, sizes[-1])
-            runs = list(measured(question, sizes, reference, 2 if quick else 5, with_numba and not quick))
+            repeats = 2 if quick else 5
+            runs = list(measured(question, sizes, reference, repeats))
+            if with_numba and not quick and variation:
+                runs += numba_beside(question, runs, reference, repeats)
             out[name] = {
                 "question": asdict(question),
                 "runs": [asdict(r) | {"median_s": r.median_s} for r in runs],
-                "ratios": ratios(runs, sizes[-2]),
+                "ratios": ratios(runs, sizes[-1]),
             }
     return out
 
@@ -151,61 +155,106 @@ def means(u: np.ndarray, n: int) -> np.ndarray:
     return u.reshape(n, k, n, k, n, k).mean((1, 3, 5))
 
 
-def measured(
-    question: Question, sizes: tuple[int, ...], reference: np.ndarray, repeats: int, with_numba: bool
-) -> Iterator[Run]:
-    """Every solver on every grid; those of one grid take turns."""
+Call = Callable[[], np.ndarray]
+
+
+def measured(question: Question, sizes: tuple[int, ...], reference: np.ndarray, repeats: int) -> Iterator[Run]:
+    """Every solver on every grid; those of one grid take turns. py-pde with numba stands apart: `numba_beside`."""
     for n in sizes:
-        exact = means(reference, n)
-        scale = np.sqrt(np.mean(exact**2))
-        started: list[tuple[Run, Callable[[], np.ndarray]]] = []
-        for solver, scheme, setting, prepare in candidates(question, n, with_numba):
-            jax.clear_caches()  # what the solver before compiled is not to be had for nothing
+        started = [started_run(n, reference, *candidate) for candidate in candidates(question, n)]
+        taken = [(run, call) for run, call in started if np.isfinite(run.error)]
+        in_turn(taken, repeats)
+        yield from (run for run, _ in taken)
+
+
+def started_run(
+    n: int, reference: np.ndarray, solver: str, scheme: str, setting: str, prepare: Callable[[], Call]
+) -> tuple[Run, Call]:
+    """A run with its error and the time of its first call, compilation included."""
+    jax.clear_caches()  # what the solver before compiled is not to be had for nothing
+    exact = means(reference, n)
+    begin = time.perf_counter()
+    call = prepare()
+    u = call()
+    first = time.perf_counter() - begin
+    error = float(np.sqrt(np.mean((u - exact) ** 2) / np.mean(exact**2)))
+    return Run(solver, scheme, n, setting, error, first), call
+
+
+def in_turn(started: list[tuple[Run, Call]], repeats: int) -> None:
+    """Time the calls, one after the other, ``repeats`` times."""
+    for _, call in started:
+        call()
+    for _ in range(repeats):
+        for run, call in started:
             begin = time.perf_counter()
-            call = prepare()
-            u = call()
-            first = time.perf_counter() - begin
-            error = float(np.sqrt(np.mean((u - exact) ** 2)) / scale)
-            if np.isfinite(error):
-                started.append((Run(solver, scheme, n, setting, error, first), call))
-        for _, call in started:
             call()
-        for _ in range(repeats):
-            for run, call in started:
-                begin = time.perf_counter()
-                call()
-                run.seconds.append(time.perf_counter() - begin)
-        yield from (run for run, _ in started)
+            run.seconds.append(time.perf_counter() - begin)
 
 
-Candidate = tuple[str, str, str, Callable[[], Callable[[], np.ndarray]]]
+Candidate = tuple[str, str, str, Callable[[], Call]]
+
+PY_PDE = {"Euler": "euler", "RK4": "runge-kutta"}
+"""Schemes of py-pde, by their names here and there."""
 
 
-def candidates(question: Question, n: int, with_numba: bool) -> Iterator[Candidate]:
+def candidates(question: Question, n: int) -> Iterator[Candidate]:
     """Solver, scheme, setting, and what prepares the call."""
     there = peers.versions()
     least = fewest_steps(question, n, Euler())
     for scheme, stepper in STEPPERS.items():
         few = fewest_steps(question, n, stepper)
-        for steps in dict.fromkeys((few, 2 * few, 4 * few)):
+        for steps in (few, 4 * few):
             yield OURS, scheme, f"{steps} steps", lambda k=stepper, s=steps: ours(question, n, k, s)
-    if there["diffrax"]:
-        for tolerance in (1e-3, 1e-5, 1e-7):
+    if handwritten.compiler():
+        for steps in (least, 4 * least):
+            yield BY_HAND, "SSP-RK2", f"{steps} steps", lambda s=steps: by_hand(question, n, s)
+    if there.get("diffrax"):
+        for tolerance in (1e-3, 1e-6):
             yield "diffrax", "Tsit5", f"tolerance {tolerance:g}", lambda t=tolerance: peers.diffrax(question, n, t)
-    if there["py-pde"]:
-        for backend in ("jax", "numba") if with_numba else ("jax",):
-            name = {"jax": "py-pde (JAX)", "numba": "py-pde (numba)"}[backend]
-            # numba compiles anew, for a minute or two, for each grid, scheme and step
-            settings = [("euler", 1), ("runge-kutta", 1)] + ([("euler", 4)] if backend == "jax" else [])
-            for scheme, factor in settings:
-                steps = factor * least
-                yield (
-                    name, {"euler": "Euler", "runge-kutta": "RK4"}[scheme], f"{steps} steps",
-                    lambda b=backend, c=scheme, s=steps: peers.py_pde(question, n, s, b, c),
-                )  # fmt: skip
-    if there["exponax"] and question.variation == 0.0:
-        for steps in (10, 40, 160):
+    if there.get("py-pde"):
+        for scheme, name in PY_PDE.items():
+            yield (
+                "py-pde (JAX)", scheme, f"{least} steps",
+                lambda c=name: peers.py_pde(question, n, least, "jax", c),
+            )  # fmt: skip
+    if there.get("TumorGrowthToolkit"):
+        yield "TumorGrowthToolkit", "Euler", "its own steps", lambda: peers.tumor_growth_toolkit(question, n)
+    if there.get("exponax") and question.variation == 0.0:
+        for steps in (10, 80):
             yield "exponax", "ETDRK2, spectral", f"{steps} steps", lambda s=steps: peers.exponax(question, n, s)
+
+
+def by_hand(question: Question, n: int, steps: int) -> Call:
+    """The loop in C; the time to prepare it is that of its compilation."""
+    handwritten.library.cache_clear()
+    call = handwritten.growth(
+        question.start(n), question.conductances(n), question.rho_per_day, question.days, steps
+    )  # fmt: skip
+    assert call is not None, "there is a compiler, but it does not take loop.c"
+    return call
+
+
+def numba_beside(question: Question, runs: list[Run], reference: np.ndarray, repeats: int) -> list[Run]:
+    """py-pde with numba once, in turn with our own run of the finest grid, whose new times are added to it.
+
+    numba compiles anew, for a minute or more, for each grid, scheme and step. Both of py-pde's backends compute the same;
+    so JAX tells which of its schemes is best on the finest grid: the faster one of those about as sharp as the sharpest.
+    """
+    finest = max(r.n for r in runs)
+    known = [r for r in runs if r.solver == "py-pde (JAX)" and r.n == finest]
+    if not known:
+        return []
+    sharpest = min(r.error for r in known)
+    best = min((r for r in known if r.error <= 1.05 * sharpest), key=lambda r: r.median_s)
+    steps = int(best.setting.split()[0])
+    found = started_run(
+        finest, reference, "py-pde (numba)", best.scheme, best.setting,
+        lambda: peers.py_pde(question, finest, steps, "numba", PY_PDE[best.scheme]),
+    )  # fmt: skip
+    own = next(r for r in runs if r.solver == OURS and r.scheme == "SSP-RK2" and r.n == finest)
+    in_turn([(own, ours(question, finest, SSPRK2(), int(own.setting.split()[0]))), found], repeats)
+    return [found[0]]
 
 
 def front(runs: list[Run], name: str) -> list[Run]:
@@ -219,8 +268,10 @@ def front(runs: list[Run], name: str) -> list[Run]:
 
 
 def time_for(runs: list[Run], name: str, error: float) -> float | None:
-    """Seconds for that error, interpolated between the points of the front (as powers); None outside them."""
+    """Seconds for that error or less, interpolated between the points of the front (as powers); None if none is so sharp."""
     points = front(runs, name)
+    if points and points[0].error < error:
+        return points[0].median_s  # none is as blunt: the fastest is sharper than asked for
     for a, b in pairwise([points[0], *points] if points else []):
         if a.error == error:
             return a.median_s
@@ -231,20 +282,29 @@ def time_for(runs: list[Run], name: str, error: float) -> float | None:
 
 
 def ratios(runs: list[Run], n: int) -> dict[str, Any]:
-    """Times of all solvers for the error of our SSP-RK2 on n³ cells at its longest step, over the time of that run.
+    """Times of all solvers over those of our SSP-RK2 for the same error.
 
-    With compilation: the first call of the nearest run that is at least as sharp, over ours.
+    That is the error of our run on n³ cells at its longest step, or the least that the other solver reaches, whichever is
+    larger. With compilation: the first call of the nearest run that is at least as sharp, over ours.
     """
     own = next(r for r in runs if r.solver == OURS and r.scheme == "SSP-RK2" and r.n == n)
     out: dict[str, Any] = {"error": own.error, "seconds": own.median_s, "first_s": own.first_s, "over": {}}
     for name in dict.fromkeys(r.name for r in runs):
-        seconds = time_for(runs, name, own.error)
-        sharp = [r.first_s for r in runs if r.name == name and r.error <= 1.001 * own.error]
+        error = max(own.error, min(r.error for r in runs if r.name == name))
+        (theirs, mine), (first, my_first) = (
+            [take(runs, which, error) for which in (name, own.name)] for take in (time_for, first_for)
+        )
         out["over"][name] = {
-            "compiled": None if seconds is None else seconds / own.median_s,
-            "first": min(sharp) / own.first_s if sharp else None,
+            "error": error,
+            "compiled": theirs / mine if theirs and mine else None,
+            "first": first / my_first if first and my_first else None,
         }
     return out
+
+
+def first_for(runs: list[Run], name: str, error: float) -> float | None:
+    """Seconds of the quickest first call among the runs of that error or less."""
+    return min((r.first_s for r in runs if r.name == name and r.error <= 1.001 * error), default=None)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -256,12 +316,12 @@ def table(result: dict[str, Any]) -> str:
         lines += [
             "",
             f"{name} diffusivity: error {r['error']:.1e} takes {OURS} (SSP-RK2) {r['seconds'] * 1e3:.0f} ms, "
-            f"{r['first_s']:.2f} s with compilation; the others, times as long:",
-            f"{'solver':<36}{'compiled':>10}{'first call':>12}",
+            f"{r['first_s']:.2f} s with compilation; the others, times as long for the same error, or for the least of theirs:",
+            f"{'solver':<36}{'error':>10}{'compiled':>12}{'first call':>12}",
         ]
         for solver, over in r["over"].items():
             text = ["not reached" if over[k] is None else f"{over[k]:.1f}" for k in ("compiled", "first")]
-            lines.append(f"{solver:<36}{text[0]:>12}{text[1]:>12}")
+            lines.append(f"{solver:<36}{over['error']:>10.1e}{text[0]:>12}{text[1]:>12}")
     if missing:
         lines += ["", f"not installed: {', '.join(missing)} (pip install 'glioma_pde[peers]')"]
     return "\n".join(lines)
@@ -274,7 +334,10 @@ def draw(result: dict[str, Any], path: Path) -> Path:
 
     from glioma_pde.plot._style import STYLE, save_figure
 
-    colours = {OURS: "#c0392b", "diffrax": "#2471a3", "py-pde (numba)": "#1e8449", "py-pde (JAX)": "#7d6608", "exponax": "#6c3483"}  # fmt: skip
+    colours = {
+        OURS: "#c0392b", BY_HAND: "#17202a", "diffrax": "#2471a3", "py-pde (numba)": "#1e8449", "py-pde (JAX)": "#b7950b",
+        "exponax": "#6c3483", "TumorGrowthToolkit": "#ca6f1e",
+    }  # fmt: skip
     marks = ("o", "s", "^")
     with rc_context(STYLE):
         figure = Figure(figsize=(7.1, 3.4), layout="constrained")

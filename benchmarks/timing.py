@@ -104,6 +104,13 @@ def compiled(function: Callable, *args: Any) -> tuple[Callable, float, float]:
     return program, middle - start, time.perf_counter() - middle
 
 
+def time_call(call: Callable[[], Any]) -> float:
+    """Wall time of one call, waited for [s]."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
 def time_in_turn(cases: Sequence[tuple[Case, Callable[[], Any]]], repeats: int) -> list[Case]:
     """The cases with the wall times of their calls, each waited for.
 
@@ -113,7 +120,5 @@ def time_in_turn(cases: Sequence[tuple[Case, Callable[[], Any]]], repeats: int) 
         jax.block_until_ready(call())
     for _ in range(repeats):
         for case, call in cases:
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            case.seconds.append(time.perf_counter() - start)
+            case.seconds.append(time_call(call))
     return [case for case, _ in cases]

@@ -136,6 +136,26 @@ def test_whole_jobs_are_timed(tmp_path, capsys):
     assert "16 radial patients" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_cost_and_memory_are_followed_as_they_grow(tmp_path, capsys):
+    out = tmp_path / "result.json"
+    assert program.main(["--scaling", "--quick", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["scaling"]
+    timed = {"cells", "by_hand", "steps", "fields", "patients", "events"}
+    assert set(found) == timed | {"memory", "sweeps"}
+    assert all(p["median_s"] > 0 and len(p["seconds"]) == 2 for name in timed for p in found[name])
+    assert [p["x"] for p in found["cells"]] == [8**3, 12**3]
+    assert [len(p["fields"]) for p in found["fields"]] == [1, 5]
+    none, two = found["events"]
+    assert none["steps"] < two["steps"]  # a step ends at every dose
+    (held,) = found["memory"]
+    assert 1 < held["forward_states"] < held["reverse_states"]
+    (sweeps,) = found["sweeps"]
+    assert 0 < sweeps["attractant_warm"] < sweeps["attractant_cold"] and 0 < sweeps["drug_warm"] < sweeps["drug_cold"]
+    assert "sweeps per elliptic solve" in capsys.readouterr().out
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
 def test_the_copies_copy():
     copies = Copies(jax.devices("cpu")[0], mib=1)
     copies.sample(2)
