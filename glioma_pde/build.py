@@ -20,6 +20,7 @@ from .biology.base import Observable
 from .biology.laws import GROWTH
 from .biology.surgery import Resections
 from .config import Config
+from .config.anatomy import misplaced
 from .config.base import Section
 from .config.sections import MOST_STEPS, SECTIONS
 from .control import SERIES
@@ -258,11 +259,10 @@ def _image(config: Config, tissue: Tissue, key: str, file: str, problems: list[s
     """An image of the whole anatomy; ``None``, and a problem more, if it lies elsewhere."""
     values, affine = read_image(Path(config.folder) / file)
     full = tissue.full_grid or tissue.grid
-    if values.shape == full.shape and np.allclose(affine, full.matrix, atol=1e-3):
-        return values
-    why = "another affine" if values.shape == full.shape else f"shape {values.shape} against {full.shape}"
-    problems.append(f"{key}: {file} is not in the space of the tissue ({why}); resample it first")
-    return None
+    if fault := misplaced(values.shape, affine, full.shape, full.matrix):
+        problems.append(f"{key}: {file} {fault}")
+        return None
+    return values
 
 
 def _box(tissue: Tissue) -> tuple[slice, ...]:

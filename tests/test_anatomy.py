@@ -178,3 +178,49 @@ def test_points_of_phantoms_and_missing_images_are_named(tmp_path):
         "tissue.grey",
     ]
     assert problems_of(path, f"tumour.initial={{kind='nifti', path='{'u' * 300}.nii'}}")
+
+
+READS = """
+[tissue]
+kind = "nifti"
+white = "white.nii.gz"
+grey = "grey.nii.gz"
+scale = 255
+[tumour]
+initial = { kind = "nifti", path = "start.nii.gz" }
+[radiotherapy]
+fractions = [
+  { days = [1.0], dose_gy = 2.0 },
+  { days = [2.0], dose_gy = 2.0, dose_map = { path = "plan.nii.gz", prescription = 60.0 } },
+]
+[anisotropy]
+tensors = "tensors.nii.gz"
+order = "fsl"
+axes = "world"
+[time]
+end_day = 4.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "shift", "why"),
+    [
+        ((9, 11, 8), 0.0, None),
+        ((9, 11, 8), 0.5, "another affine"),
+        ((9, 8, 11), 0.0, "shape (9, 8, 11) against (9, 11, 8)"),
+    ],
+)
+def test_images_in_another_space_are_told_before_anything_is_built(maps, shape, shift, why):
+    """All at once; tensors are brought to the grid, so that theirs may be any."""
+    moved = TURNED + shift * np.eye(4)[:, [3, 0, 1, 2]]
+    for name in ("start", "plan"):
+        nib.save(nib.Nifti1Image(np.full(shape, 0.5, np.float32), moved), maps / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3, 6), np.float32), np.eye(4)), maps / "tensors.nii.gz")
+    (path := maps / "a.toml").write_text(READS)
+    if why is None:
+        load(path)
+        return
+    assert problems_of(path) == [
+        f"tumour.initial.path: start.nii.gz is not in the space of the tissue ({why}); resample it first",
+        f"radiotherapy.fractions[1].dose_map.path: plan.nii.gz is not in the space of the tissue ({why}); resample it first",
+    ]

@@ -48,8 +48,30 @@ def test_every_study_is_correct_and_names_what_lies_outside_the_ranges(path):
             spread = PARAMETERS[name].spread
             if spread is not None and not spread[0] * (1 - 1e-9) <= value <= spread[1] * (1 + 1e-9):
                 assert name in outside, f"{arm.arm}: {name} = {value:g} lies outside {spread}; say so in study.chosen"
+        motility = arm.tumour.diffusivity_white_mm2_per_day, arm.tumour.diffusivity_grey_mm2_per_day
+        assert 2.0 <= motility[0] / motility[1] <= 100.0 or "tumour.diffusivity_grey_mm2_per_day" in outside, arm.arm
+        for given in arm.schedule.injections if arm.schedule else ():
+            kept = f"schedule.injections[{given.route}].retained_fraction"
+            usual = given.retained_fraction == PARAMETERS[kept].default or not np.any(given.cells)
+            assert usual or kept in outside, f"{arm.arm}: {kept} = {given.retained_fraction:g}; say so in study.chosen"
     assert outside <= set(PARAMETERS)
     assert all(row.note for row in section.published)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_every_study_names_what_stands_at_an_end_of_its_range(path):
+    """Unless it is the default of the table; in the arm that is compared first it must not be called the middle."""
+    study = load(path)
+    section = study.arms[0].study
+    chosen = {c.parameter: c for c in section.chosen}
+    for arm in study.arms:
+        for name, value, *_, default in parameter_rows(arm):
+            spread = PARAMETERS[name].spread
+            if spread is None or value == default or not np.any(np.isclose(value, spread, rtol=1e-6, atol=0)):
+                continue
+            assert name in chosen, f"{arm.arm}: {name} = {value:g} is an end of {spread}; say so in study.chosen"
+            if arm.arm == section.published[0].arm:
+                assert chosen[name].end != "middle", name
 
 
 def test_the_studies_asked_for_are_there():

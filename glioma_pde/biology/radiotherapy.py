@@ -42,7 +42,7 @@ class Radiotherapy(Event):
     """Fractions of one course, one row per fraction. A dose of zero is no fraction.
 
     Radiation kills what `Module.radiosensitivity` of the model's modules names: all tumour fields, and other cells
-    where their own module says so.
+    where their own module says so (carriers with an α of their own; not a malignant clone).
 
     Attributes:
         day: ``(E,)`` [day].

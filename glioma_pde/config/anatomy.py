@@ -43,6 +43,25 @@ class Atlas:
         points = [(path, point) for path, point in places if len(point) == len(anatomy.shape)]
         return [f"{path}: {point} mm {fault}" for path, point in points if (fault := anatomy.problem(tuple(point)))]
 
+    def elsewhere(self, tissue: Any, images: Iterable[tuple[str, str]]) -> list[str]:
+        """Sentences for images whose voxels are not the cells of the tissue. What cannot be told here, the build tells.
+
+        Args:
+            images: paths in the configuration, and of the files.
+        """
+        from .images import read_header
+
+        self.problems(tissue, ())
+        anatomy, _ = self._seen[tissue.model_dump_json()]
+        if anatomy is None:
+            return []
+        problems = []
+        for key, file in images:
+            header = read_header(self.folder / file)
+            if header and (fault := misplaced(header.shape, header.matrix, anatomy.shape, anatomy.matrix)):
+                problems.append(f"{key}: {file} {fault}")
+        return problems
+
 
 def _look(tissue: Any, folder: Path) -> tuple[Anatomy | None, list[str]]:
     if tissue.kind == "nifti":
@@ -56,6 +75,21 @@ def _look(tissue: Any, folder: Path) -> tuple[Anatomy | None, list[str]]:
     if problem := anatomy.cut(window.centre_mm, window.half_width_mm):
         return None, [f"tissue.window: {problem}"]
     return anatomy, []
+
+
+def misplaced(shape: Sequence[int], matrix: np.ndarray, wanted: Sequence[int], affine: np.ndarray) -> str | None:
+    """What is wrong with an image in the place of the cells of a tissue, if anything.
+
+    Args:
+        shape, matrix: of the image. wanted, affine: of the tissue; of both, the rows of all but the last count.
+    """
+    import numpy as np
+
+    shape, wanted = tuple(shape), tuple(wanted)
+    if shape == wanted and np.allclose(matrix[:3], affine[:3], atol=1e-3):
+        return None
+    why = "another affine" if shape == wanted else f"shape {shape} against {wanted}"
+    return f"is not in the space of the tissue ({why}); resample it first"
 
 
 def is_file(path: Path) -> bool:

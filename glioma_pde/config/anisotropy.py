@@ -27,6 +27,9 @@ class Anisotropy(parameters("_Anisotropy", "anisotropy")):  # type: ignore[misc]
     def files(self):
         return {} if self.tensors is None else {"tensors": self.tensors}
 
+    def aligned(self):
+        return {}  # tensors are brought to the grid
+
     @model_validator(mode="after")
     def _complete(self):
         if self.tensors is not None and (self.order is None or self.axes is None):

@@ -135,6 +135,10 @@ class Section(BaseModel):
         """Files it reads, by their keys in the section."""
         return {image.key: image.path for image in self.images().values()}
 
+    def aligned(self) -> dict[str, str]:
+        """Those of its files that must have the voxels of the tissue."""
+        return self.files()
+
     def stored(self) -> tuple[str, ...]:
         """Fields that it adds to every stored frame."""
         return ()

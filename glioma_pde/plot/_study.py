@@ -31,7 +31,7 @@ from glioma_pde.plot._style import (
 from glioma_pde.study import IN, OUT, Chosen, Compared, Studied
 
 GOOD, BAD, BAND = "#1b7837", "#b2182b", "#d9d9d9"
-_PANEL_MM, _ROW_MM, _LINE_MM, _LABEL_MM = 46.0, 6.2, 3.3, 64.0
+_PANEL_MM, _ROW_MM, _LINE_MM, _LABEL_MM = 46.0, 7.0, 3.3, 64.0
 _DASH = 3.5  # line widths
 _HOW = {"favourable": "▲", "unfavourable": "▼", "middle": "●"}
 
@@ -207,10 +207,10 @@ def _rows(axes: Axes, rows: Sequence[Compared], title: str) -> None:
             fontsize=SMALL - 0.6,
             **right,
         )
-        told = f"{r.shown}  ({r.text})"
+        told = f"{r.shown}  ({r.text})\n{r.verdict}, {r.role}"
         axes.annotate(
             told, (1.0, k), xytext=(5, 0), va="center", annotation_clip=False, fontsize=SMALL - 0.6,
-            color=BAD if r.verdict == OUT else INK, **right,
+            color=BAD if r.verdict == OUT else INK, linespacing=1.25, **right,
         )  # fmt: skip
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks([])

@@ -61,8 +61,8 @@ STYLE: Any = {
 
 UNTREATED = "#8c8c8c"
 DASH = (0, (4, 1.5))
-# Okabe and Ito's colours, told apart with the common kinds of colour blindness.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d1f")
+# Okabe and Ito's colours and three dark ones, told apart with the common kinds of colour blindness.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d1f", "#882255", "#332288")
 
 
 def _trimmed(name: str, low: float, high: float = 1.0) -> ListedColormap:
