@@ -1,10 +1,10 @@
-"""Steps of a tumour that is on its own, taken in one go where a native kernel can:
+"""Steps of a tumour that is on its own, which a native kernel takes whole:
 
     ∂t u = ∇·(D_u∇u) + ρ u (1 − u)    or    + ρ u
 
 with the fluxes of isotropic diffusion. Between events that is all there is to many runs: untreated controls, operations
 and radiotherapy, growth curves. The kernel passes over the cells of the tissue alone, and takes all stages of several steps
-while a slab of them is in the cache. Everything else (derivatives, batches, XLA's own loops) is `Model.steps_of_all`.
+while a slab of them is in the cache.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from .biology.base import Module
 from .biology.laws import Exponential, Logistic
 from .biology.tumour import Tumour
 from .numerics import kernels
-from .numerics.stepping import SSPRK2, Euler, add_compensated
+from .numerics.diffusion import net_diffusion
+from .numerics.stepping import SSPRK2, Euler, Stepper, add_compensated
 
 if TYPE_CHECKING:
     from .model import Carry, Model
 
-_STAGES = {Euler: 1, SSPRK2: 2}
-_NUMBERS = (np.ndarray, np.generic, float)
+_STEPPERS: dict[int, Stepper] = {1: Euler(), 2: SSPRK2()}
+"""By their number of stages."""
 
 
 def is_alone(model: Model, medium: dict[str, Any]) -> bool:
@@ -39,7 +39,7 @@ def is_alone(model: Model, medium: dict[str, Any]) -> bool:
     plain = type(tumour.growth) in (Logistic, Exponential) and not tumour.one_sided_growth
     g = medium[tumour.name]
     alike = isinstance(g, tuple) and all(face.dtype == model.tissue.white.dtype for face in g)
-    return plain and alike and type(model.stepper) in _STAGES
+    return plain and alike and type(model.stepper) in map(type, _STEPPERS.values())
 
 
 def _tumour(model: Model) -> Tumour | None:
@@ -63,68 +63,47 @@ def steps(
         apart = {n: v for n, v in carry.x.items() if n != tumour.name}
         after = _with(model, others).steps_of_all(carry._replace(x=apart), medium, moment, count)
         carry = after._replace(x={n: after.x.get(n, v) for n, v in carry.x.items()})
-    t, dt = moment(jnp.zeros((), int))
-    everything = _with(model, [tumour]), carry._replace(x={}, warm={}), {tumour.name: medium[tumour.name]}, t
-    arrays, rest = eqx.partition(everything, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, _NUMBERS))
-    leaves, tree = jax.tree.flatten(arrays)
-    static = {"tree": tree, "rest": _Hashed(rest), "count": count}
-    u, grown = _steps.bind(carry.x[tumour.name], model.tissue.mask, dt, *leaves, **static)
+    u = carry.x[tumour.name]
+    _, dt = moment(jnp.zeros((), int))
+    numbers = (jnp.asarray(v, u.dtype) for v in (tumour.proliferation_per_day, dt))
+    kind = {"stages": _stages(model), "limited": isinstance(tumour.growth, Logistic), "count": count}
+    u, grown = _grow.bind(u, jnp.asarray(model.tissue.mask), *numbers, *medium[tumour.name], **kind)
     ledger = dict(carry.ledger)
     if model.ledger:
-        ledger["tumour_growth"] = add_compensated(ledger["tumour_growth"], grown)
+        amount = grown * model.tissue.grid.cell_volume_mm3
+        ledger["tumour_growth"] = add_compensated(ledger["tumour_growth"], amount)
     return carry._replace(x={**carry.x, tumour.name: u}, ledger=ledger)
 
 
-class _Hashed:
-    """What is not an array in a tree, as a parameter of a primitive."""
-
-    def __init__(self, tree: Any):
-        self.tree = tree
-        self.key = tuple(jax.tree.leaves(tree)), jax.tree.structure(tree)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and self.key == other.key
+def _stages(model: Model) -> int:
+    return next(n for n, stepper in _STEPPERS.items() if type(stepper) is type(model.stepper))
 
 
-def _model(leaves: tuple[Array, ...], tree: Any, rest: _Hashed) -> tuple[Model, Carry, dict[str, Any], Array]:
-    return eqx.combine(jax.tree.unflatten(tree, leaves), rest.tree)
+def _in_xla(
+    u: Array, inside: Array, rate: Array, dt: Array, *g: Array, stages: int, limited: bool, count: int
+) -> list[Array]:
+    """The density after ``count`` steps, and the sum over the cells of what has grown."""
+
+    @jax.checkpoint
+    def rhs(y, warm):
+        u = y[0]
+        gain = rate * u * (1.0 - u) if limited else rate * u
+        grown = gain
+        for _ in range(u.ndim):  # axis by axis, which keeps float32 sums sharp
+            grown = grown.sum(axis=-1)
+        return (net_diffusion(u, g) + gain, grown), warm
+
+    def one(y, _):
+        return _STEPPERS[stages].step(rhs, y, {}, dt)[0], None
+
+    start = u, jnp.zeros((), u.dtype)
+    return list(one(start, None)[0] if count == 1 else lax.scan(one, start, length=count)[0])
 
 
-def _in_xla(u: Array, inside: Array, dt: Array, *leaves: Array, tree: Any, rest: _Hashed, count: int) -> list[Array]:
-    model, carry, medium, t = _model(leaves, tree, rest)
-    zero = jnp.zeros((), u.dtype)
-    blank = dict.fromkeys(carry.ledger, (zero, zero))
-    after = model.steps_of_all(carry._replace(x={"tumour": u}, ledger=blank), medium, lambda k: (t + k * dt, dt), count)
-    return [after.x["tumour"], sum(after.ledger["tumour_growth"], zero) if model.ledger else zero]
-
-
-def _native(u: Array, inside: Array, dt: Array, *leaves: Array, tree: Any, rest: _Hashed, count: int) -> list[Array]:
-    model, _, medium, _ = _model(leaves, tree, rest)
-    tumour = _tumour(model)
-    assert tumour is not None
+def _native(u: Array, *rest: Array, **kind: int | bool) -> list[Array]:
     results = [kernels.like(u), kernels.like(u), jax.ShapeDtypeStruct((), u.dtype)]
-    after, _, grown = kernels.call(
-        "grow",
-        results,
-        u,
-        inside,
-        jnp.asarray(tumour.proliferation_per_day, u.dtype),
-        dt,
-        *medium[tumour.name],
-        in_place=True,
-        count=count,
-        stages=_STAGES[type(model.stepper)],
-        limited=isinstance(tumour.growth, Logistic),
-    )
-    return [after, grown * model.tissue.grid.cell_volume_mm3]
+    after, _, grown = kernels.call("grow", results, u, *rest, in_place=True, **kind)
+    return [after, grown]
 
 
-_steps = kernels.drop_in(
-    "tumour_alone",
-    lambda u, *_: [u, jax.core.ShapedArray((), u.dtype)],
-    _in_xla,
-    _native,
-)
+_grow = kernels.drop_in("growth", lambda u, *_: [u, jax.core.ShapedArray((), u.dtype)], _in_xla, _native)
