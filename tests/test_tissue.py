@@ -251,6 +251,16 @@ def test_a_crop_holds_the_same_cells_at_the_same_place(head):
     assert again.window_start == (6, 8, 10)
 
 
+def test_what_is_cut_from_maps_on_the_host_is_as_from_the_device(head):
+    maps = {name: np.asarray(getattr(head, name)) for name in ("white", "grey", "csf", "background", "ventricle")}
+    whole = Tissue.from_arrays(**maps, grid=head.grid, dtype=head.white.dtype, on_host=True)
+    assert isinstance(whole.white, np.ndarray) and np.shares_memory(whole.white, maps["white"])
+    part, same = whole.crop((5, 6, 7), (30, 31, 29)), head.crop((5, 6, 7), (30, 31, 29))
+    assert isinstance(part.white, jax.Array)
+    for name in (*maps, "mask", "ventricle_wall"):
+        np.testing.assert_array_equal(np.asarray(getattr(part, name)), np.asarray(getattr(same, name)), strict=True)
+
+
 def test_the_crop_to_the_mask_leaves_a_margin(head):
     mask = np.asarray(head.mask)
     tight = head.crop_to_mask(margin_cells=0)
