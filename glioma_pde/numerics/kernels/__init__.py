@@ -28,7 +28,7 @@ try:
 except ImportError:
     _native = None
 
-REVISION = 1
+REVISION = 2
 """Of the operands and results of the native kernels; `native.cpp` has the same number."""
 
 KINDS = ("auto", "native", "xla")
