@@ -203,7 +203,7 @@ ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> source, ffi::Buffer<D> sin
   const T r = T(1) - gap, r2 = r * r;
   // Sweeps `from` to `to`, not included, red and black in turn; `factors` are their ω.
   auto sweeps = [&](int from, int to, const T* factors, T multiple, bool weighs, bool ends) {
-    const Slabs slabs(box, 2 * sizeof(T), 8 * 1024, pool.num_threads());
+    const Slabs slabs(box, 2 * sizeof(T), 24 * 1024, pool.num_threads());
     constexpr int deep = 16;
     Crew::run(pool, fronts(slabs.count, to - from, deep), slabs.count, [=](Task t) {
       const int k = from + t.round;
