@@ -132,14 +132,10 @@ def _parts(n: int, dtype: str) -> Iterator[tuple[Part, Callable[..., Array], tup
     def solved(u, coupling, sink, cold):
         return add(u, solve_quasi_steady(grid, coupling, sink, u, cold, 1e-4))
 
-    sweeps = int(_sweeps(coupling, sink))
+    sweeps = int(sweeps_cold(coupling, sink, 1e-4))
     name = f"elliptic solve, {sweeps} sweeps"
-    yield Part(name, shape, dtype, 5 * item * sweeps), solved, (u, coupling, sink, cold)
-
-
-def _sweeps(coupling, sink) -> Array:
-    count = sweeps_cold(coupling, sink, 1e-4)
-    return 2 * ((count + 1) // 2)
+    # a sweep goes over half of the cells
+    yield Part(name, shape, dtype, 2.5 * item * (sweeps + 1)), solved, (u, coupling, sink, cold)
 
 
 def table(results: list[dict[str, Any]]) -> list[str]:

@@ -44,8 +44,8 @@ class Case:
         stages: evaluations of the right-hand side per step.
         seconds: wall time of each timed call of ``steps`` steps.
         trace_s, compile_s: time from Python to StableHLO, and from there to a program.
-        solves_per_step, sweeps_per_step: elliptic solves and the Chebyshev sweeps they took, by field, summed over
-            a step's stages.
+        solves_per_step, sweeps_per_step: elliptic solves and the Chebyshev sweeps they took, each over half of the cells,
+            by field, summed over a step's stages.
         sweeps_cold_per_solve: what one solve without a first guess would take, mean over the same solves.
         passes_per_step: arrays that have to be read or written in a step, by what for.
     """

@@ -1,17 +1,21 @@
 """Quasi-steady fields: (σ − ∇·D∇) c = b under no flux.
 
 The operator is symmetric positive definite. In one dimension it is tridiagonal and solved directly;
-elsewhere by Chebyshev-accelerated Jacobi (Golub & Varga 1961), whose number of sweeps is known before
+elsewhere by the cyclic Chebyshev method (Golub & Varga 1961), whose number of sweeps is known before
 it starts from Gershgorin's bound and the size of the first residual: no reductions inside the loop, and
 a warm start costs only what it still lacks. Derivatives of any order, forward or reverse, come from
 the implicit function theorem and are solved by the same sweeps from a cold start.
+
+Cells are red where the sum of their indices is even, else black, as on a chessboard; neighbours differ in colour. So half
+of what Chebyshev-accelerated Jacobi computes does not depend on the other half, and is not computed: each sweep goes over
+the cells of one colour, which are stored side by side. The last one solves the equations of the red cells exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +30,9 @@ SOLVED = "solved"
 """Name of what is found by many sweeps, for policies of recomputation."""
 
 
-LARGE = 2**19
-"""Cells from which sweeps are native: faster than XLA's in single precision, about a fifth slower in double. On fewer cells,
-which fit into a core's cache, XLA's are as good."""
+COLD = 2.0
+"""Bound on the residual of a start from nothing, once the red cells are solved for, relative to the source: 1 + r of
+maximum norms and √2 of Euclidean ones."""
 
 
 class Coupling(NamedTuple):
@@ -94,7 +98,7 @@ def solve_quasi_steady(
         c [µM], zero outside the mask and never below ``−tolerance × max c``.
     """
     volume = grid.relative_volume(source.dtype)
-    sink = jnp.broadcast_to(sink, source.shape)
+    sink = jnp.asarray(sink, source.dtype)
     if volume is not None:
         sink, source = sink * volume, source * volume
     negligible = lax.stop_gradient(jnp.asarray(negligible, source.dtype))
@@ -103,8 +107,8 @@ def solve_quasi_steady(
 
 def sweeps_cold(coupling: Coupling, sink: Array, tolerance: float) -> Array:
     """Sweeps from a cold start, as an integer scalar: for reports and benchmarks."""
-    sink = jnp.broadcast_to(sink, coupling.rows.shape)
-    return _count(jnp.min(sink / (sink + coupling.rows)), jnp.asarray(1.0 / tolerance, sink.dtype))
+    gap = jnp.min(sink / (sink + coupling.rows))
+    return _in_pairs(_count(gap, jnp.asarray(COLD / tolerance, coupling.rows.dtype)))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -117,60 +121,78 @@ def _solve(tolerance: float, coupling: Coupling, sink: Array, source: Array, gue
 def _iterate(
     tolerance: float, coupling: Coupling, sink: Array, source: Array, guess: Array, negligible: Array
 ) -> tuple[Array, Array]:
-    """The solution, and the sweeps that it took."""
+    """The solution, and the sweeps that it took, red and black in turn, less the last one."""
     tol = jnp.asarray(tolerance, source.dtype)
-    c, count = _solution.bind(sink, source, guess, coupling.rows, coupling.inside, tol, negligible, *coupling.g)
+    c, count = _solution.bind(source, sink, guess, coupling.rows, coupling.inside, tol, negligible, *coupling.g)
     return c, count
 
 
-def _solution_in_xla(sink, source, guess, rows, inside, tolerance, negligible, *g) -> list[Array]:
-    coupling = Coupling(g, rows, inside)
-    inverse = materialise(1.0 / (sink + coupling.rows))
+def _solution_in_xla(source, sink, guess, rows, inside, tolerance, negligible, *g) -> list[Array]:
+    inverse = materialise(1.0 / (sink + rows))
     gap = jnp.min(sink * inverse)
     highest = jnp.max(jnp.abs(source) * inverse)
 
     def from_guess():
-        start, lacking = _foreseen(coupling, sink, source, guess, inverse, highest)
-        count = _in_pairs(_count(gap, lacking / tolerance))
-        return _chebyshev(coupling, inverse, gap, source, start, count), count
+        halves = materialise([_split(f) for f in (source * inverse, inside * inverse, guess)])
+        (red_source, black_source), (red_weight, black_weight), (_, guess_black) = halves
+        multiple = _foreseen(source, guess, inverse, inside, g)
+
+        def red_of(black):
+            return red_source + red_weight * _beyond(g, black, _odd_rows(black.shape))
+
+        def black_of(red):
+            return black_source + black_weight * _beyond(g, red, ~_odd_rows(red.shape))
+
+        tiny = jnp.finfo(source.dtype).tiny
+        wanted = jnp.maximum(jnp.sum(source * source * inverse), tiny)
+        # what the black cells of the guess lack once the red ones are solved for
+        lack = materialise(black_of(materialise(red_of(multiple * guess_black))) - multiple * guess_black)
+        weighed = jnp.where(black_weight > 0, lack * lack / jnp.where(black_weight > 0, black_weight, 1.0), 0.0)
+        # A wide source hides a narrow residual in the Euclidean norm: the highest cells have their say too.
+        lacking = jnp.maximum(jnp.sqrt(jnp.sum(weighed) / wanted), jnp.max(jnp.abs(lack)) / jnp.maximum(highest, tiny))
+        # A guess worse than none would leave its own rounding behind when the source has fallen far.
+        useful = (lacking < 1.0) & (multiple != 0.0)
+        count = _in_pairs(_count(gap, jnp.where(useful, lacking, COLD) / tolerance))
+        black = jnp.where(useful, multiple, 0.0) * guess_black
+        r2 = (1.0 - gap) ** 2
+
+        def body(k, state):
+            red, black, omega = state
+            omega = jnp.where(k == 0, 1.0, 1.0 / (1.0 - 0.25 * r2 * omega))
+            red = red + omega * (red_of(black) - red)
+            omega = jnp.where(k == 0, 2.0 / (2.0 - r2), 1.0 / (1.0 - 0.25 * r2 * omega))
+            black = black + omega * (black_of(red) - black)
+            return red, black, omega
+
+        one = jnp.ones((), source.dtype)
+        _, black, _ = lax.fori_loop(0, count // 2, body, (jnp.zeros_like(black), black, one))
+        return _joined(red_of(black), black, source.shape[-1]), count
 
     # A source of exactly zero has the solution zero, whatever the guess was. max b/σ ≤ max b/(σ + Σg) / min σ/(σ + Σg).
     matters = (highest > 0) & (highest > gap * negligible)
     return list(lax.cond(matters, from_guess, lambda: (jnp.zeros_like(source), jnp.int32(0))))
 
 
-def _solution_native(sink, source, guess, *rest) -> list[Array]:
-    c, _, _, _, count = kernels.call(
-        "solve", [*[kernels.like(source)] * 4, jax.ShapeDtypeStruct((), jnp.int32)], sink, source, guess, *rest
-    )
+def _solution_native(source, *rest) -> list[Array]:
+    halves = jax.ShapeDtypeStruct((2, *source.shape[:-1], (source.shape[-1] + 1) // 2), source.dtype)
+    results = [kernels.like(source), *[halves] * 3, jax.ShapeDtypeStruct((), jnp.int32)]
+    c, _, _, _, count = kernels.call("solve", results, source, *rest)
     return [c, count]
 
 
 _solution = kernels.drop_in(
     "quasi_steady",
-    lambda sink, *_: [sink, jax.core.ShapedArray((), jnp.int32)],
+    lambda source, *_: [source, jax.core.ShapedArray((), jnp.int32)],
     _solution_in_xla,
     _solution_native,
-    takes=lambda *operands: _large(operands[0], operands[7:]),
+    takes=lambda source, *rest: all(ga.ndim == 0 for ga in rest[6:]),
 )
 
 
-def _foreseen(
-    coupling: Coupling, sink: Array, source: Array, guess: Array, inverse: Array, highest: Array
-) -> tuple[Array, Array]:
-    """Where to start from, and how large a part of the source its residual is, 1 at most."""
-    tiny = jnp.finfo(source.dtype).tiny
-    image = materialise(coupling.apply(sink, guess))
-    # The best multiple of the guess: what grows or fades everywhere at one rate is foreseen by it.
-    multiple = jnp.sum(source * image * inverse) / jnp.maximum(jnp.sum(image * image * inverse), tiny)
-    residual = source - multiple * image
-    wanted = jnp.sum(source * source * inverse)
-    lacking = jnp.sqrt(jnp.sum(residual * residual * inverse) / jnp.maximum(wanted, tiny))
-    # A wide source hides a narrow residual in the Euclidean norm: the highest cells have their say too.
-    peak = jnp.max(jnp.abs(residual) * inverse) / jnp.maximum(highest, tiny)
-    lacking = jnp.maximum(lacking, peak)
-    # A guess worse than none would leave its own rounding behind when the source has fallen far.
-    return jnp.where(lacking < 1.0, multiple * guess, 0.0), jnp.minimum(lacking, 1.0)
+def _foreseen(source: Array, guess: Array, inverse: Array, inside: Array, g: Sequence[Array]) -> Array:
+    """The best multiple of the guess: what grows or fades everywhere at one rate is foreseen by it."""
+    image = materialise(guess - _gather(g, guess) * (inside * inverse))  # of D⁻¹A
+    return jnp.sum(source * image) / jnp.maximum(jnp.sum(image * image / inverse), jnp.finfo(source.dtype).tiny)
 
 
 @_solve.defjvp
@@ -186,11 +208,8 @@ def _solve_jvp(tolerance, primals, tangents):
     def cold(_, b):
         if b.ndim == 1:
             return _tridiagonal(coupling, sink, b)
-        inverse = 1.0 / (sink + coupling.rows)
-        gap = jnp.min(sink * inverse)
-        count = _in_pairs(_count(gap, jnp.asarray(1.0 / tolerance, b.dtype)))
-        inner = _chebyshev(coupling, inverse, gap, b * coupling.inside, jnp.zeros_like(b), count)
-        return inner + b * inverse * (1.0 - coupling.inside)
+        inner, _ = _iterate(tolerance, coupling, sink, b * coupling.inside, jnp.zeros_like(b), jnp.zeros((), b.dtype))
+        return inner + b * (1.0 - coupling.inside) / (sink + coupling.rows)
 
     # Outside the mask the operator is the bare sink: it stays symmetric for right-hand sides of any support.
     def operator(v):
@@ -216,40 +235,37 @@ def _in_pairs(count: Array) -> Array:
     return 2 * ((count + 1) // 2)
 
 
-def _chebyshev(coupling: Coupling, inverse: Array, gap: Array, source: Array, guess: Array, count: Array) -> Array:
-    """``count`` sweeps, an even number: two per pass let both iterates stay in place."""
-    weight = inverse * coupling.inside
-    return _sweeps.bind(source * inverse, weight, guess, (1.0 - gap) ** 2, count, *coupling.g)[0]
+def _odd_rows(shape: Sequence[int]) -> Array:
+    """Of rows along the last axis, whether the other indices add up to something odd; to be broadcast along it."""
+    rows = (*shape[:-1], 1)
+    indices = [lax.broadcasted_iota(jnp.int32, rows, axis) for axis in range(len(shape) - 1)]
+    return sum(indices[1:], indices[0]) % 2 == 1
 
 
-def _in_xla(source: Array, weight: Array, guess: Array, r2: Array, count: Array, *g: Array) -> list[Array]:
-    def sweep(c):
-        return source + weight * _gather(g, c)
-
-    def body(k, state):
-        even, odd, omega = state
-        omega = jnp.where(k == 0, 1.0, 1.0 / (1.0 - 0.25 * r2 * omega))
-        odd = odd + omega * (sweep(even) - odd)
-        omega = jnp.where(k == 0, 2.0 / (2.0 - r2), 1.0 / (1.0 - 0.25 * r2 * omega))
-        even = even + omega * (sweep(odd) - even)
-        return even, odd, omega
-
-    one = jnp.ones((), source.dtype)
-    return list(lax.fori_loop(0, count // 2, body, (guess, guess, one))[:2])
+def _split(f: Array) -> tuple[Array, Array]:
+    """The red and the black cells, each side by side along the last axis; zeros where there is none."""
+    half = (f.shape[-1] + 1) // 2
+    f = jnp.pad(f, [(0, 0)] * (f.ndim - 1) + [(0, 2 * half - f.shape[-1])])
+    pairs = f.reshape(*f.shape[:-1], half, 2)
+    odd = _odd_rows(f.shape)
+    return jnp.where(odd, pairs[..., 1], pairs[..., 0]), jnp.where(odd, pairs[..., 0], pairs[..., 1])
 
 
-def _large(field: Any, g: Sequence[Any]) -> bool:
-    """Whether there are many cells, which exchange what they do by one number per axis."""
-    return field.size >= LARGE and all(ga.ndim == 0 for ga in g)
+def _joined(red: Array, black: Array, n: int) -> Array:
+    """The inverse of `_split`, with ``n`` cells along the last axis."""
+    odd = _odd_rows(red.shape)
+    pairs = jnp.stack([jnp.where(odd, black, red), jnp.where(odd, red, black)], axis=-1)
+    return pairs.reshape(*red.shape[:-1], -1)[..., :n]
 
 
-_sweeps = kernels.drop_in(
-    "sweeps",
-    lambda source, *_: [source, source],
-    _in_xla,
-    lambda source, *rest: kernels.call("chebyshev", [kernels.like(source)] * 2, source, *rest),
-    takes=lambda *operands: _large(operands[0], operands[5:]),
-)
+def _beyond(g: Sequence[Array], other: Array, late: Array) -> Array:
+    """Σ over neighbours of conductance × value, for the cells of one colour from the ``other`` one.
+
+    Along the last axis the neighbours of the j-th are the j-th and, where ``late``, the next, else the one before.
+    """
+    axes = range(other.ndim - 1)
+    along = other + jnp.where(late, shift(other, -1, -1), shift(other, -1, 1))
+    return sum((g[k] * (shift(other, k, 1) + shift(other, k, -1)) for k in axes), start=g[-1] * along)
 
 
 def _gather(g: Sequence[Array], c: Array) -> Array:

@@ -165,45 +165,110 @@ inline void gather(int64_t n, const Around<T>& at, const Uniform<T>& g, Cell cel
   if (n > 1) cell(n - 1, sum(n - 1, c[n - 2]));
 }
 
+// Cells of one colour along a row, each after the other: those with x + y + z even (red) or odd (black). Where `late`,
+// the neighbours of the j-th cell along the row are the j-th and the next of the other colour, else the one before and
+// the j-th.
+template <typename T, typename Cell>
+inline void gather_half(int64_t half, bool late, const Around<T>& at, const Uniform<T>& g, Cell cell) {
+  const T *c = at.c, *um = at.um, *up = at.up, *vm = at.vm, *vp = at.vp;
+  const T gz = g.z, gy = g.y, gx = g.x;
+  auto sum = [=](int64_t j, T along) { return gz * (um[j] + up[j]) + gy * (vm[j] + vp[j]) + gx * along; };
+  const int64_t last = half - 1;
+  if (late) {
+#pragma GCC ivdep
+    for (int64_t j = 0; j < last; ++j) cell(j, sum(j, c[j] + c[j + 1]));
+    cell(last, sum(last, c[last]));
+  } else {
+    cell(0, sum(0, c[0]));
+#pragma GCC ivdep
+    for (int64_t j = 1; j < half; ++j) cell(j, sum(j, c[j - 1] + c[j]));
+  }
+}
+
+// Half of a row: what stands at even places of the colour's row, or at odd ones.
 template <typename T>
-void sweep(Box b, Sweep<T> k, const T* zeros, int64_t first, int64_t last) {
-  for (int64_t z = first; z < last; ++z)
+inline void split(int64_t n, int64_t half, bool odd, const T* __restrict row, T* red, T* black) {
+  T* __restrict even = odd ? black : red, * __restrict other = odd ? red : black;
+  for (int64_t j = 0; j < n / 2; ++j) {
+    even[j] = row[2 * j];
+    other[j] = row[2 * j + 1];
+  }
+  if (n % 2) {  // beyond the grid there is nothing
+    even[half - 1] = row[n - 1];
+    other[half - 1] = T(0);
+  }
+}
+
+template <typename T>
+void sweep(Box b, Sweep<T> k, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last) {
+  const int64_t half = half_of(b);
+  const Box halves{b.nz, b.ny, half};
+  for (int64_t z = first; z < last; ++z) {
+    T peak = T(0);
+    double total = 0;
     for (int64_t y = 0; y < b.ny; ++y) {
-      const int64_t at = (z * b.ny + y) * b.nx;
-      const T *source = k.source + at, *weight = k.weight + at, *own = k.own ? k.own + at : nullptr;
+      const int64_t at = (z * b.ny + y) * half;
+      const bool odd = (z + y) % 2, late = k.red == odd;
+      const T *scaled = k.scaled + at, *weight = k.weight + at;
       T* to = k.to + at;
       const T omega = k.omega, scale = k.scale;
-      const Around<T> rows = around(b, k.other, zeros, z, y);
-      if (!own)
-        gather(b.nx, rows, k.g, [=](int64_t x, T sum) { to[x] = source[x] + weight[x] * scale * sum; });
-      else if (scale != T(1))  // the second sweep, whose own is still the guess
-        gather(b.nx, rows, k.g, [=](int64_t x, T sum) {
-          const T before = scale * own[x];
-          to[x] = before + omega * (source[x] + weight[x] * sum - before);
-        });
-      else
-        gather(b.nx, rows, k.g,
-               [=](int64_t x, T sum) { to[x] = own[x] + omega * (source[x] + weight[x] * sum - own[x]); });
+      const Around<T> rows = around(halves, k.other, zeros, z, y);
+      if (k.whole) {  // the last sweep, of the red cells: it writes all cells where they belong
+        gather_half(half, late, rows, k.g, [=](int64_t j, T sum) { spare[j] = scaled[j] + weight[j] * scale * sum; });
+        for (int64_t j = 0; j < half; ++j) spare[half + j] = scale * rows.c[j];
+        const T* __restrict even = odd ? spare + half : spare, * __restrict other = odd ? spare : spare + half;
+        T* __restrict out = k.whole + (z * b.ny + y) * b.nx;
+        for (int64_t j = 0; j < b.nx / 2; ++j) {
+          out[2 * j] = even[j];
+          out[2 * j + 1] = other[j];
+        }
+        if (b.nx % 2) out[b.nx - 1] = even[half - 1];
+      } else if (k.first) {
+        gather_half(half, late, rows, k.g, [=](int64_t j, T sum) { to[j] = scaled[j] + weight[j] * scale * sum; });
+      } else if (sums) {  // the first sweep of the black cells: what the guess lacks
+        gather_half(half, late, rows, k.g, [=](int64_t j, T sum) { spare[j] = scaled[j] + weight[j] * sum; });
+        T rr = T(0), most = peak;
+#pragma omp simd reduction(max : most) reduction(+ : rr)
+        for (int64_t j = 0; j < half; ++j) {
+          const T guess = scale * to[j], lacking = spare[j] - guess, size = std::abs(lacking);
+          rr +=
+              lacking * lacking / (weight[j] > T(0) ? weight[j] : T(1));  // nothing is lacking where there is no weight
+          most = size > most ? size : most;
+          to[j] = guess + omega * lacking;
+        }
+        peak = most;
+        total += rr;
+      } else {
+        gather_half(half, late, rows, k.g,
+                    [=](int64_t j, T sum) { to[j] += omega * (scaled[j] + weight[j] * sum - to[j]); });
+      }
     }
+    if (sums) {
+      sums[z].peak = peak;
+      sums[z].residual2 = total;
+    }
+  }
 }
 
 // Sums of a row in the arrays' own precision, of rows in double.
-template <typename T>
-void weigh(Box b, Equation<T> e, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last) {
-  const int64_t n = b.nx;
+template <bool uniform, typename T>
+void weigh_planes(Box b, const Equation<T>& e, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last) {
+  const int64_t n = b.nx, half = half_of(b);
+  T *scaled = spare + n, *weight = spare + 2 * n;
+  const T everywhere = *e.sink;
   for (int64_t z = first; z < last; ++z) {
     Sums<T> of{std::numeric_limits<T>::infinity(), T(0), T(0), 0, 0, 0, 0};
     for (int64_t y = 0; y < b.ny; ++y) {
-      const int64_t at = (z * b.ny + y) * n;
-      const T *rows = e.rows + at, *inside = e.inside + at, *sink = e.sink + at, *source = e.source + at,
-              *guess = e.guess + at;
-      T *scaled = e.scaled + at, *weight = e.weight + at;
+      const int64_t at = (z * b.ny + y) * n, to = (z * b.ny + y) * half;
+      const T *rows = e.rows + at, *inside = e.inside + at, *source = e.source + at, *guess = e.guess + at;
       gather(n, around(b, e.guess, zeros, z, y), e.g, [=](int64_t x, T sum) { spare[x] = sum; });
       T gap = of.gap, highest = of.highest, sb = T(0), bb = T(0), ss = T(0);
+      const T* sinks = uniform ? zeros : e.sink + at;
 #pragma omp simd reduction(min : gap) reduction(max : highest) reduction(+ : sb, bb, ss)
       for (int64_t x = 0; x < n; ++x) {
-        const T all = sink[x] + rows[x], inverse = T(1) / all, image = all * guess[x] - spare[x] * inside[x];
-        const T here = source[x] * inverse, lowest = sink[x] * inverse, size = std::abs(here);
+        const T sink = uniform ? everywhere : sinks[x];
+        const T all = sink + rows[x], inverse = T(1) / all, image = all * guess[x] - spare[x] * inside[x];
+        const T here = source[x] * inverse, lowest = sink * inverse, size = std::abs(here);
         scaled[x] = here;
         weight[x] = inside[x] * inverse;
         gap = lowest < gap ? lowest : gap;
@@ -217,35 +282,21 @@ void weigh(Box b, Equation<T> e, const T* zeros, T* spare, Sums<T>* sums, int64_
       of.source_image += sb;
       of.image2 += bb;
       of.source2 += ss;
+      const bool odd = (z + y) % 2;
+      split(n, half, odd, scaled, e.scaled.red + to, e.scaled.black + to);
+      split(n, half, odd, weight, e.weight.red + to, e.weight.black + to);
+      split(n, half, odd, guess, spare, e.black + to);
     }
     sums[z] = of;
   }
 }
 
 template <typename T>
-void miss(Box b, Equation<T> e, T multiple, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last) {
-  const int64_t n = b.nx;
-  for (int64_t z = first; z < last; ++z) {
-    T peak = T(0);
-    double total = 0;
-    for (int64_t y = 0; y < b.ny; ++y) {
-      const int64_t at = (z * b.ny + y) * n;
-      const T *rows = e.rows + at, *inside = e.inside + at, *sink = e.sink + at, *source = e.source + at,
-              *guess = e.guess + at;
-      gather(n, around(b, e.guess, zeros, z, y), e.g, [=](int64_t x, T sum) { spare[x] = sum; });
-      T rr = T(0);
-#pragma omp simd reduction(max : peak) reduction(+ : rr)
-      for (int64_t x = 0; x < n; ++x) {
-        const T all = sink[x] + rows[x], r = source[x] - multiple * (all * guess[x] - spare[x] * inside[x]);
-        const T size = std::abs(r) / all;
-        rr += r * r / all;
-        peak = size > peak ? size : peak;
-      }
-      total += rr;
-    }
-    sums[z].peak = peak;
-    sums[z].residual2 = total;
-  }
+void weigh(Box b, Equation<T> e, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last) {
+  if (e.one_sink)
+    weigh_planes<true>(b, e, zeros, spare, sums, first, last);
+  else
+    weigh_planes<false>(b, e, zeros, spare, sums, first, last);
 }
 
 // --- directed migration ---------------------------------------------------------------------------------------------
@@ -419,7 +470,7 @@ void advect(Box b, const T* s, Wind<T> w, T* net, const T* zeros, T* scratch, in
 
 template <typename T>
 constexpr Loops<T> loops() {
-  return {diffuse<T>, sweep<T>, weigh<T>, miss<T>, grow<T>, advect<T>};
+  return {diffuse<T>, sweep<T>, weigh<T>, grow<T>, advect<T>};
 }
 
 }  // namespace

@@ -29,12 +29,20 @@ struct Uniform {
   T z, y, x;
 };
 
-// One Chebyshev sweep: to = own + omega (source + weight Σ g (neighbours of other) - own), for own and other times
-// `scale`.
+// Something of the red cells, and of the black ones: see half_of.
+template <typename T>
+struct Halves {
+  T *red, *black;
+};
+
+// One Chebyshev sweep over the cells of one colour: to += omega (scaled + weight Σ g (neighbours) - to), for neighbours
+// and `to` times `scale`.
 template <typename T>
 struct Sweep {
-  const T *source, *weight, *other, *own;  // own may be null when omega is 1
+  const T *scaled, *weight, *other;
   T* to;
+  T* whole;         // of all cells, where the last sweep leaves both colours; null before
+  bool red, first;  // the first sweep knows nothing of its own cells yet: omega is 1
   Uniform<T> g;
   T omega, scale;
 };
@@ -43,11 +51,14 @@ struct Sweep {
 template <typename T>
 struct Equation {
   const T *rows, *inside, *sink, *source, *guess;
+  bool one_sink;  // everywhere, one number
   Uniform<T> g;
-  T *scaled, *weight;  // source/(sink + rows) and inside/(sink + rows)
+  Halves<T> scaled, weight;  // source/(sink + rows) and inside/(sink + rows)
+  T* black;                  // the guess at the black cells
 };
 
-// Of one plane: least sink/(sink + rows), largest |source|/(sink + rows); products with weights 1/(sink + rows).
+// Of one plane: least sink/(sink + rows), largest |source|/(sink + rows) and part of it lacking; products with weights
+// 1/(sink + rows).
 template <typename T>
 struct Sums {
   T gap, highest, peak;
@@ -70,11 +81,10 @@ struct Stage {
 template <typename T>
 struct Loops {
   void (*diffuse)(Box, const T* u, Conductances<T> g, T* net, const T* zeros, int64_t first, int64_t last);
-  void (*sweep)(Box, Sweep<T>, const T* zeros, int64_t first, int64_t last);
-  // Sums of each plane: those of equation and guess, then those of the residual of `multiple` guesses. `spare` has nx
-  // entries.
+  // `spare` has sweep_scratch(box) entries. Sums of each plane: those of equation and guess by `weigh`, those of what
+  // the guess lacks by the sweep that has somewhere to put them, the first one of the black cells.
+  void (*sweep)(Box, Sweep<T>, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last);
   void (*weigh)(Box, Equation<T>, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last);
-  void (*miss)(Box, Equation<T>, T multiple, const T* zeros, T* spare, Sums<T>* sums, int64_t first, int64_t last);
   // `grown` of each plane: Σ rate u (1 - u).
   void (*grow)(Box, Stage<T>, const T* zeros, double* grown, int64_t first, int64_t last);
   // `scratch` has advect_scratch(box) entries.
@@ -82,6 +92,11 @@ struct Loops {
 };
 
 inline int64_t advect_scratch(Box b) { return 3 * b.ny * b.nx + 9 * (b.nx + 1); }
+
+inline int64_t sweep_scratch(Box b) { return 3 * b.nx + 2; }
+
+// Cells of one colour in a row, x + y + z even (red) or odd (black), the last one perhaps beyond the grid.
+inline int64_t half_of(Box b) { return (b.nx + 1) / 2; }
 
 struct Table {
   Loops<float> f32;

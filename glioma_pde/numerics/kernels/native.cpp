@@ -203,45 +203,6 @@ bool uniform(ffi::RemainingArgs g, size_t ndim, Uniform<T>* out) {
   return true;
 }
 
-// `count` Chebyshev sweeps from `multiple` times `guess`, rounded up to pairs, so that both iterates stay in place.
-template <typename T>
-void sweeps(ffi::ThreadPool& pool, Box box, const T* source, const T* weight, const T* guess, T multiple, Uniform<T> g,
-            T r2, int count, T* even, T* odd) {
-  const int rounds = 2 * ((std::max(count, 0) + 1) / 2);
-  if (rounds == 0) {
-    const int64_t cells = box.nz * box.ny * box.nx;
-    for (int64_t i = 0; i < cells; ++i) even[i] = multiple * guess[i];
-    return;
-  }
-  std::vector<T> omega(rounds, T(1));
-  for (int k = 1; k < rounds; ++k) omega[k] = k == 1 ? T(2) / (T(2) - r2) : T(1) / (T(1) - T(0.25) * r2 * omega[k - 1]);
-  const std::vector<T> zeros(box.nx, T(0));
-  const T *none = zeros.data(), *factors = omega.data();
-  const Slabs slabs(box, 4 * sizeof(T), 8 * 1024, pool.num_threads());
-  constexpr int deep = 16;
-  Crew::run(pool, fronts(slabs.count, rounds, deep), slabs.count, [=](Task t) {
-    const int k = t.round;
-    const T* other = k == 0 ? guess : (k % 2 ? odd : even);
-    const T* own = k == 0 ? nullptr : k == 1 ? guess : (k % 2 ? even : odd);
-    const Sweep<T> one{source, weight, other, own, k % 2 ? even : odd, g, factors[k], k < 2 ? multiple : T(1)};
-    loops<T>().sweep(box, one, none, slabs.first(t.slab), slabs.last(t.slab));
-  });
-}
-
-template <ffi::DataType D, typename T = ffi::NativeType<D>>
-ffi::Error chebyshev(ffi::ThreadPool pool, ffi::Buffer<D> source, ffi::Buffer<D> weight, ffi::Buffer<D> guess,
-                     ffi::BufferR0<D> r2, ffi::BufferR0<ffi::S32> count, ffi::RemainingArgs rest,
-                     ffi::ResultBuffer<D> even, ffi::ResultBuffer<D> odd) {
-  const auto shape = source.dimensions();
-  Uniform<T> g;
-  if (shape.size() < 1 || shape.size() > 3 || !uniform<D, T>(rest, shape.size(), &g) ||
-      weight.element_count() != source.element_count() || guess.element_count() != source.element_count())
-    return refuse("sweeps take one conductance per axis, and fields of one shape.");
-  sweeps<T>(pool, box_of(shape), source.typed_data(), weight.typed_data(), guess.typed_data(), T(1), g,
-            *r2.typed_data(), *count.typed_data(), even->typed_data(), odd->typed_data());
-  return ffi::Error::Success();
-}
-
 // Smallest n with T_n(1/r) ≥ factor, r = 1 - gap; see `_count` of elliptic.py.
 template <typename T>
 int sweeps_needed(T gap, T factor) {
@@ -252,29 +213,52 @@ int sweeps_needed(T gap, T factor) {
   return std::isnan(needed) ? 0 : static_cast<int>(std::ceil(std::min(needed, T(1e6))));
 }
 
+template <typename T>
+Halves<T> halves(T* both, Box b) {
+  return {both, both + b.nz * b.ny * half_of(b)};
+}
+
 template <ffi::DataType D, typename T = ffi::NativeType<D>>
-ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> sink, ffi::Buffer<D> source, ffi::Buffer<D> guess,
+ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> source, ffi::Buffer<D> sink, ffi::Buffer<D> guess,
                  ffi::Buffer<D> rows, ffi::Buffer<D> inside, ffi::BufferR0<D> tolerance, ffi::BufferR0<D> negligible,
-                 ffi::RemainingArgs rest, ffi::ResultBuffer<D> c, ffi::ResultBuffer<D> odd, ffi::ResultBuffer<D> scaled,
-                 ffi::ResultBuffer<D> weight, ffi::ResultBufferR0<ffi::S32> count) {
+                 ffi::RemainingArgs rest, ffi::ResultBuffer<D> c, ffi::ResultBuffer<D> iterate,
+                 ffi::ResultBuffer<D> scaled, ffi::ResultBuffer<D> weight, ffi::ResultBufferR0<ffi::S32> count) {
   const auto shape = source.dimensions();
   const size_t cells = source.element_count();
+  const bool one_sink = sink.dimensions().size() == 0;
   Uniform<T> g;
-  if (shape.size() < 1 || shape.size() > 3 || !uniform<D, T>(rest, shape.size(), &g) || sink.element_count() != cells ||
-      guess.element_count() != cells || rows.element_count() != cells || inside.element_count() != cells)
+  if (shape.size() < 1 || shape.size() > 3 || !uniform<D, T>(rest, shape.size(), &g) ||
+      (!one_sink && sink.element_count() != cells) || guess.element_count() != cells || rows.element_count() != cells ||
+      inside.element_count() != cells)
     return refuse("an elliptic solve takes one conductance per axis, and fields of one shape.");
   const Box box = box_of(shape);
+  if (static_cast<int64_t>(iterate->element_count()) != 2 * box.nz * box.ny * half_of(box) ||
+      scaled->element_count() != iterate->element_count() || weight->element_count() != iterate->element_count())
+    return refuse("an elliptic solve needs room for two halves.");
   const std::vector<T> zeros(box.nx, T(0));
   std::vector<Sums<T>> sums(box.nz);
   const T* none = zeros.data();
   Sums<T>* of = sums.data();
-  const Equation<T> equation{rows.typed_data(),    inside.typed_data(), sink.typed_data(),
-                             source.typed_data(),  guess.typed_data(),  g,
-                             scaled->typed_data(), weight->typed_data()};
-  const Slabs slabs(box, 8 * sizeof(T), 8 * 1024, pool.num_threads());
-  Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
-    loops<T>().weigh(box, equation, none, spare<T>(box.nx), of, slabs.first(t.slab), slabs.last(t.slab));
-  });
+  T* out = c->typed_data();
+  const Halves<T> at = halves(iterate->typed_data(), box), by = halves(scaled->typed_data(), box),
+                  of_weight = halves(weight->typed_data(), box);
+  const Equation<T> equation{rows.typed_data(),
+                             inside.typed_data(),
+                             sink.typed_data(),
+                             source.typed_data(),
+                             guess.typed_data(),
+                             one_sink,
+                             g,
+                             by,
+                             of_weight,
+                             at.black};
+  auto weigh = [&] {
+    const Slabs slabs(box, 8 * sizeof(T), 8 * 1024, pool.num_threads());
+    Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
+      loops<T>().weigh(box, equation, none, spare<T>(sweep_scratch(box)), of, slabs.first(t.slab), slabs.last(t.slab));
+    });
+  };
+  weigh();
   T gap = std::numeric_limits<T>::infinity(), highest = T(0), peak = T(0);
   double source_image = 0, image2 = 0, source2 = 0, residual2 = 0;
   for (const Sums<T>& s : sums) {  // plane by plane: the same whatever the threads
@@ -286,30 +270,54 @@ ffi::Error solve(ffi::ThreadPool pool, ffi::Buffer<D> sink, ffi::Buffer<D> sourc
   }
   // A source of exactly zero has the solution zero, and what stays under `negligible` need not be known.
   if (!(highest > T(0) && highest > gap * *negligible.typed_data())) {
-    std::fill(c->typed_data(), c->typed_data() + cells, T(0));
+    std::fill(out, out + cells, T(0));
     *count->typed_data() = 0;
     return ffi::Error::Success();
   }
+  const T r = T(1) - gap, r2 = r * r;
+  // Sweeps `from` to `to`, not included, red and black in turn; `factors` are their ω.
+  auto sweeps = [&](int from, int to, const T* factors, T multiple, bool weighs, bool ends) {
+    const Slabs slabs(box, 2 * sizeof(T), 24 * 1024, pool.num_threads());
+    constexpr int deep = 16;
+    Crew::run(pool, fronts(slabs.count, to - from, deep), slabs.count, [=](Task t) {
+      const int k = from + t.round;
+      const bool red = k % 2 == 0;
+      const Sweep<T> one{red ? by.red : by.black,
+                         red ? of_weight.red : of_weight.black,
+                         red ? at.black : at.red,
+                         red ? at.red : at.black,
+                         ends && k == to - 1 ? out : nullptr,
+                         red,
+                         k == 0,
+                         g,
+                         factors[k],
+                         multiple};
+      loops<T>().sweep(box, one, none, spare<T>(sweep_scratch(box)), weighs && k == 1 ? of : nullptr,
+                       slabs.first(t.slab), slabs.last(t.slab));
+    });
+  };
   const double tiny = std::numeric_limits<T>::min();
   T multiple = static_cast<T>(source_image / std::max(image2, tiny));
-  Crew::run(pool, once(slabs.count), slabs.count, [=](Task t) {
-    loops<T>().miss(box, equation, multiple, none, spare<T>(box.nx), of, slabs.first(t.slab), slabs.last(t.slab));
-  });
+  std::vector<T> omega{T(1), T(2) / (T(2) - r2)};
+  sweeps(0, 2, omega.data(), multiple, true, false);
   for (const Sums<T>& s : sums) {
     residual2 += s.residual2;
     peak = std::max(peak, s.peak);
   }
   T lacking = static_cast<T>(std::sqrt(residual2 / std::max(source2, tiny)));
   lacking = std::max(lacking, peak / std::max(highest, std::numeric_limits<T>::min()));
-  if (!(lacking < T(1))) {  // a guess worse than none
-    lacking = T(1);
+  if (!(lacking < T(1)) && multiple != T(0)) {  // a guess worse than none
     multiple = T(0);
+    sweeps(0, 2, omega.data(), multiple, true, false);
   }
-  const int n = sweeps_needed(gap, lacking / *tolerance.typed_data());
-  const T r = T(1) - gap;
-  sweeps<T>(pool, box, equation.scaled, equation.weight, equation.guess, multiple, g, r * r, n, c->typed_data(),
-            odd->typed_data());
-  *count->typed_data() = 2 * ((n + 1) / 2);
+  if (multiple == T(0)) lacking = T(2);  // see `_solution_in_xla` of elliptic.py
+  const int needed = sweeps_needed(gap, lacking / *tolerance.typed_data()), n = 2 * ((needed + 1) / 2);
+  if (n == 0) weigh();  // the black cells of the guess as they were
+  for (int k = 2; k < n; ++k) omega.push_back(T(1) / (T(1) - T(0.25) * r2 * omega[k - 1]));
+  omega.resize(n);
+  omega.push_back(T(1));
+  sweeps(std::min(n, 2), n + 1, omega.data(), n == 0 ? multiple : T(1), false, true);
+  *count->typed_data() = n;
   return ffi::Error::Success();
 }
 
@@ -374,22 +382,6 @@ auto elliptic() {
       .Arg<ffi::Buffer<D>>()
       .template Arg<ffi::Buffer<D>>()
       .template Arg<ffi::Buffer<D>>()
-      .template Arg<ffi::BufferR0<D>>()
-      .template Arg<ffi::BufferR0<ffi::S32>>()
-      .RemainingArgs()
-      .template Ret<ffi::Buffer<D>>()
-      .template Ret<ffi::Buffer<D>>();
-}
-XLA_FFI_DEFINE_HANDLER(chebyshev_f32, chebyshev<F32>, elliptic<F32>());
-XLA_FFI_DEFINE_HANDLER(chebyshev_f64, chebyshev<F64>, elliptic<F64>());
-
-template <ffi::DataType D>
-auto whole_elliptic() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<ffi::Buffer<D>>()
-      .template Arg<ffi::Buffer<D>>()
-      .template Arg<ffi::Buffer<D>>()
       .template Arg<ffi::Buffer<D>>()
       .template Arg<ffi::Buffer<D>>()
       .template Arg<ffi::BufferR0<D>>()
@@ -401,8 +393,8 @@ auto whole_elliptic() {
       .template Ret<ffi::Buffer<D>>()
       .template Ret<ffi::BufferR0<ffi::S32>>();
 }
-XLA_FFI_DEFINE_HANDLER(solve_f32, solve<F32>, whole_elliptic<F32>());
-XLA_FFI_DEFINE_HANDLER(solve_f64, solve<F64>, whole_elliptic<F64>());
+XLA_FFI_DEFINE_HANDLER(solve_f32, solve<F32>, elliptic<F32>());
+XLA_FFI_DEFINE_HANDLER(solve_f64, solve<F64>, elliptic<F64>());
 
 // --- Python ---------------------------------------------------------------------------------------------------------
 
@@ -412,10 +404,9 @@ struct Named {
 };
 
 const Named handlers[] = {
-    {"diffuse_float32", diffuse_f32}, {"diffuse_float64", diffuse_f64},     {"advect_float32", advect_f32},
-    {"advect_float64", advect_f64},   {"chebyshev_float32", chebyshev_f32}, {"chebyshev_float64", chebyshev_f64},
-    {"solve_float32", solve_f32},     {"solve_float64", solve_f64},     {"grow_float32", grow_f32},
-    {"grow_float64", grow_f64},
+    {"diffuse_float32", diffuse_f32}, {"diffuse_float64", diffuse_f64}, {"advect_float32", advect_f32},
+    {"advect_float64", advect_f64},   {"solve_float32", solve_f32},     {"solve_float64", solve_f64},
+    {"grow_float32", grow_f32},       {"grow_float64", grow_f64},
 };
 
 int fill(PyObject* module) {
