@@ -113,9 +113,9 @@ STAGE = {
     "source of the drug: carriers, prodrug, out": 3.0,
 }
 """Arrays that a stage has to read or write, each once, if all that can be fused is."""
-SOLVE, SWEEP = 6.0, 5.0
-"""The same of an elliptic solve's set-up (source, guess, row sums, mask; out: scaled source, weight) and of each sweep
-(both of them, the neighbours' iterate, its own, out)."""
+SOLVE, SWEEP = 7.0, 2.5
+"""The same of what goes before and after the sweeps of an elliptic solve (source, guess, row sums, mask; out: scaled source,
+weight, solution) and of each sweep over half of the cells (source, weight, the neighbours' iterate, its own, out)."""
 
 
 def passes(case: Case) -> dict[str, float]:

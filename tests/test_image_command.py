@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from glioma_pde.biology.tumour import Tumour
 from glioma_pde.build import build
@@ -101,7 +102,8 @@ def test_three_days_with_treatments_between_them(tmp_path, capsys, monkeypatch):
     rate = dict(zip(other["name"], other["value"], strict=True))["proliferation_per_day"]
     assert rate < 0.8 * found["proliferation_per_day"]
     assert main(["plot", "out/fit.h5", "--out", "again"]) == 0
-    assert (folder / "again" / "fit_images.png").stat().st_size == (folder / "out" / "fit_images.png").stat().st_size
+    again, first = (np.asarray(Image.open(folder / d / "fit_images.png"), int) for d in ("again", "out"))
+    assert again.shape == first.shape and np.abs(again - first).max() <= 2  # but for the rounding of where labels stand
 
 
 CARRIERS = """
