@@ -137,10 +137,10 @@ def _growth(config: Path, days: float, repeats: int) -> list[Job]:
     model = Model(e.model.tissue, [e.model["tumour"]], e.model.capacity_cells_per_mm3, e.model.stepper, ledger=False)
     medium = jax.jit(Model.prepare)(model)
     start = model.start({"tumour": e.initial["tumour"]})
-    program = jax.jit(many_steps, static_argnames="at_once")
+    program = jax.jit(many_steps)
 
     def end(steps: int) -> jax.Array:
-        return program(model, medium, start, jnp.float32(days / steps), steps, at_once=STEPS_PER_BLOCK).x["tumour"]
+        return program(model, medium, start, jnp.float32(days / steps), steps).x["tumour"]
 
     shape = " × ".join(map(str, model.tissue.grid.shape))
     longest = model.largest_step()

@@ -35,16 +35,18 @@ def tumour_cases(n: int, effort: Effort) -> list[Case]:
     return time_in_turn([_tumour_case(name, tissue, effort) for name in STEPPERS], effort.repeats)
 
 
-def many_steps(model: Model, medium, carry: Carry, dt, steps, at_once: int = 1) -> Carry:
-    """``steps`` steps from day 0, ``at_once`` of them in one call.
+def many_steps(model: Model, medium, carry: Carry, dt, steps, at_once: int = STEPS_PER_BLOCK) -> Carry:
+    """``steps`` steps from day 0, ``at_once`` of them in one call, and what is left one by one.
 
     The model is an argument, since XLA would fold constants away.
     """
 
-    def some(i, c):
-        return model.steps(c, medium, lambda k: ((i * at_once + k) * dt, dt), at_once)
+    def some(count):
+        return lambda i, c: model.steps(c, medium, lambda k: ((i + k) * dt, dt), count)
 
-    return lax.fori_loop(0, steps // at_once, some, carry)
+    whole = steps // at_once
+    carry = lax.fori_loop(0, whole, lambda i, c: some(at_once)(i * at_once, c), carry)
+    return carry if at_once == 1 else lax.fori_loop(whole * at_once, steps, some(1), carry)
 
 
 def _tumour_case(name: str, tissue: Tissue, effort: Effort) -> tuple[Case, Callable[[], Any]]:
