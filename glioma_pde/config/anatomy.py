@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,12 @@ class Atlas:
 
     Args:
         folder: what the paths of images are relative to.
+        unread: paths in the configuration of images that will not be read.
     """
 
-    def __init__(self, folder: str | Path = ".") -> None:
+    def __init__(self, folder: str | Path = ".", unread: Collection[str] = ()) -> None:
         self.folder = Path(folder)
+        self.unread = unread
         self._seen: dict[str, tuple[Anatomy | None, list[str]]] = {}
 
     def problems(self, tissue: Any, places: Iterable[tuple[str, Sequence[float]]]) -> list[str]:

@@ -10,7 +10,7 @@ import copy
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,13 @@ def study_of(
     folder: str | Path,
     problems: list[str],
     images: bool = False,
+    unread: Collection[str] = (),
 ) -> Study:
     """The arms of parsed tables; see `loads`.
 
     Args:
         problems: found so far; they are told with the others.
+        unread: paths in the configuration of images that will not be read.
     """
     title = data.pop("title", one_line(Path(where).stem, 200))
     arms = data.pop("arms", None)
@@ -129,7 +131,7 @@ def study_of(
         problems.append(f"arms: {len(arms)} are more than the {MOST_ARMS} that one configuration may have")
         arms = dict(list(arms.items())[:MOST_ARMS])
     # A problem that the shared part has by itself is reported once, any other with the name of its arm.
-    atlas = Atlas(folder) if images else None
+    atlas = Atlas(folder, unread) if images else None
     alone: list[str] = []
     if arms is not None:
         _one_arm(data, "", {}, str(title), str(folder), alone, atlas)

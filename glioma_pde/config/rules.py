@@ -97,12 +97,23 @@ def _too_many(parsed: Mapping[str, Any]) -> list[str]:
 def in_images(parsed: Mapping[str, Any], atlas: Atlas) -> list[str]:
     """Images that are missing or lie elsewhere, and points outside the tissue that images or formulas describe."""
     sections = {name: section for name, section in parsed.items() if isinstance(section, Section)}
-    files = [(f"{name}.{key}", atlas.folder / path) for name, s in sections.items() for key, path in s.files().items()]
-    problems = [f"{key}: there is no image file {path}" for key, path in files if not is_file(path)]
+    files, aligned = (
+        [
+            (key, path)
+            for n, s in sections.items()
+            for k, path in said(s).items()
+            if (key := f"{n}.{k}") not in atlas.unread
+        ]
+        for said in (lambda s: s.files(), lambda s: s.aligned())
+    )
+    problems = [
+        f"{key}: there is no image file {atlas.folder / path}"
+        for key, path in files
+        if not is_file(atlas.folder / path)
+    ]
     tissue = parsed.get("tissue")
     if tissue is None:
         return problems
-    aligned = [(f"{name}.{key}", path) for name, s in sections.items() for key, path in s.aligned().items()]
     return problems + atlas.problems(tissue, _said(parsed, "places")) + atlas.elsewhere(tissue, aligned)
 
 
