@@ -215,6 +215,16 @@ def test_elliptic_solves(shape, dtype, start, sinks, tolerance):
     same(found, expected)
 
 
+@pytest.mark.parametrize("kind", ["xla", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_a_neighbour_holds_does_not_round_into_what_a_cell_gives(kind, sign):
+    s = jnp.full(7, 0.7).at[3].set(0.51 * float(np.spacing(0.7)))
+    wind = jnp.zeros(7).at[4 if sign > 0 else 3].set(2.0 * sign)
+    with kernels.use(kind):
+        net = jax.jit(lambda s: taxis._net_advection.bind(s, wind, jnp.ones(7))[0])(s)
+    assert net[3] == -2.0 * s[3] and net[3 + int(sign)] == 2.0 * s[3]
+
+
 @needs_native
 def test_migration_keeps_its_derivatives_and_its_batches():
     s, *rest = arrays((7, 9), "float64", 6)

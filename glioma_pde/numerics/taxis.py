@@ -161,8 +161,10 @@ def _in_xla(s: Array, *wind: Array) -> list[Array]:
             from_below = from_below * (free - half_free)
             from_above = from_above * shift(free + half_free, axis, 1)
         rate = v * factor[axis]
-        # |v| has slope 0 at v = 0 in JAX: the two-sided mean, right for a face without wind.
-        flows.append(0.5 * (rate * (from_below + from_above) + jnp.abs(rate) * (from_below - from_above)))
+        # One side alone: what the other one holds must not round into a cell that is empty. Without wind, the slope by
+        # it is the mean of both.
+        calm = 0.5 * (from_below + from_above)
+        flows.append(rate * jnp.where(rate > 0, from_below, jnp.where(rate < 0, from_above, calm)))
     return [net_inflow(materialise(flows))]
 
 

@@ -324,7 +324,7 @@ inline T half_slope_filled(T before, T here, T after) {
 // Upwind flux of what the cell below and the cell above offer to the face between them.
 template <typename T>
 inline T upwind(T rate, T below, T above) {
-  return T(0.5) * (rate * (below + above) + std::abs(rate) * (below - above));
+  return rate * (rate > T(0) ? below : above);
 }
 
 // The rows of one quantity at, before and after a place along an axis.
