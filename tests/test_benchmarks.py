@@ -39,7 +39,7 @@ HEAD = {
 CASE = {
     "name", "shape", "cells", "cells_inside", "stages", "ledger", "steps", "seconds", "trace_s", "compile_s",
     "ms_per_step", "ms_per_step_best", "million_cell_steps_per_s", "million_cell_stages_per_s",
-    "fraction_of_copy_limit", "solves_per_step", "sweeps_per_step", "sweeps_cold_per_solve",
+    "fraction_of_copy_limit", "solves_per_step", "sweeps_per_step", "sweeps_cold_per_solve", "passes_per_step",
 }  # fmt: skip
 
 THERAPY = """
@@ -88,7 +88,7 @@ def test_the_smallest_tumour_case_runs_end_to_end(tmp_path, capsys):
     assert result["parts"] == []
     assert result["device"]["platform"] == "cpu"
     assert set(result["copy"]["gb_per_s"]) == {"numpy_1", "numpy_n", "xla"}
-    assert [c["name"] for c in result["cases"]] == ["tumour_euler_16", "tumour_ssprk2_16"]
+    assert [c["name"] for c in result["cases"]] == [f"tumour_{name}_16" for name in ("euler", "ssprk2", "ssprk2_eight")]
     for case in result["cases"]:
         assert set(case) == CASE
         assert case["cells"] == 16**3 > case["cells_inside"] > 0
@@ -111,7 +111,7 @@ def test_parts_of_a_step_are_timed_with_all_kernels_there_are(tmp_path, capsys):
     kinds = {"xla"} if kernels.WHY_NOT else {"xla", "native"}
     assert {(p["name"].split(",")[0], p["dtype"]) for p in result["parts"]} == {
         (name, dtype)
-        for name in ("diffusion", "tensor diffusion", "migration", "elliptic solve")
+        for name in ("two steps of a tumour alone", "diffusion", "tensor diffusion", "migration", "elliptic solve")
         for dtype in ("float32", "float64")
     }
     for part in result["parts"]:
@@ -200,6 +200,9 @@ def test_the_therapy_runs_end_to_end(tmp_path):
     assert alone["steps"] == whole["steps"] == ledger["steps"] == 4
     assert whole["solves_per_step"] == {"attractant": 2.0, "drug": 2.0}
     assert 0 < whole["sweeps_per_step"]["attractant"] < 2 * whole["sweeps_cold_per_solve"]["attractant"] + 2
+    assert whole["bytes_per_cell_step"] == 4 * sum(whole["passes_per_step"].values())
+    share = whole["fraction_of_copy_limit"] * whole["bytes_per_cell_step"] / 12
+    assert whole["fraction_of_own_copy_limit"] == pytest.approx(share)
     assert result["ratios"]["therapy_step_per_tumour_step"] == pytest.approx(
         whole["ms_per_step"] / alone["ms_per_step"]
     )
